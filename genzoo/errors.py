@@ -1,0 +1,90 @@
+"""Every error that genzoo raises on purpose.
+
+GenzooError                     exit code 1
+├── UsageError                  exit code 2: the caller can mend it; nothing was written
+│   ├── ConfigError             a config key, value or type
+│   ├── UnknownNameError        a model, data set, metric or estimator that is not there (carries near names)
+│   ├── BudgetError             a budget that is not one
+│   ├── PlanError               a plan file
+│   ├── DataError               data that cannot be used: missing file, NaN, wrong type
+│   └── RunError                a run folder, record or checkpoint that cannot be read
+├── InputError                  a tensor of the wrong shape, dtype or device given to a model
+├── NumericsError               NaN or infinity where training or evaluation met it
+├── CapabilityError             this model, kind or data cannot do what was asked
+└── PluginError                 a plugin that failed to load, or whose card lies
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GenzooError(Exception):
+    """Root of the tree. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(GenzooError):
+    """What the caller asked for is wrong, and the message says how to mend it."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration key, value or type."""
+
+
+class UnknownNameError(UsageError):
+    """A name that is not registered.
+
+    Args:
+        what: the sort of thing ("model", "data set", "config key of flow").
+        name: what was asked for.
+        known: the names that exist; near ones are shown.
+        hint: one more sentence, such as the line that installs the plugin.
+    """
+
+    def __init__(self, what: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        self.what, self.name, self.known = what, name, sorted(known)
+        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        if near:
+            advice = f"did you mean {' or '.join(near)}?"
+        elif self.known:
+            advice = f"there is {', '.join(self.known)}"
+        else:
+            advice = "there is none"
+        super().__init__(f"unknown {what} {name!r}: {advice}" + (f" {hint}" if hint else ""))
+
+
+class BudgetError(UsageError):
+    """A training budget that is not `2000steps`, `10epochs` or `60s`."""
+
+
+class PlanError(UsageError):
+    """A plan file that cannot be used."""
+
+
+class DataError(UsageError):
+    """Data that cannot be used."""
+
+
+class RunError(UsageError):
+    """A run folder, record or checkpoint that cannot be read."""
+
+
+class InputError(GenzooError, ValueError):
+    """A tensor of the wrong shape, dtype, range or device."""
+
+
+class NumericsError(GenzooError, ArithmeticError):
+    """NaN or infinity met in training or evaluation; says where."""
+
+
+class CapabilityError(UsageError):
+    """This model, kind of answer or data set cannot do what was asked."""
+
+
+class PluginError(GenzooError):
+    """A plugin that failed to load, or that does not do what its card says."""
