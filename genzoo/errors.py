@@ -47,15 +47,19 @@ class UnknownNameError(UsageError):
     """
 
     def __init__(self, what: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        self.what, self.name, self.known = what, name, sorted(known)
+        self.what, self.name, self.known, self.hint = what, name, sorted(known), hint
         near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
         if near:
             advice = f"did you mean {' or '.join(near)}?"
         elif self.known:
             advice = f"there is {', '.join(self.known)}"
         else:
-            advice = "there is none"
-        super().__init__(f"unknown {what} {name!r}: {advice}" + (f" {hint}" if hint else ""))
+            advice = "" if hint else "there is none"
+        super().__init__(f"unknown {what} {name!r}: {' '.join(filter(None, (advice, hint)))}")
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
+        # Crosses process boundaries: the default would call __init__ with the message alone, and break the pool.
+        return type(self), (self.what, self.name, self.known, self.hint)
 
 
 class BudgetError(UsageError):

@@ -1,0 +1,341 @@
+"""Loading one plugin, guarded: whatever it does becomes a `PluginFailure` with the stage and the cause.
+
+The stock loader of pluggy stops at the first ImportError; here each entry point has a plugin manager of its own, is
+imported alone with its output held back, and each of its hooks is called alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import pluggy
+
+from genzoo import builtin, hookspecs
+from genzoo.cards import Card, DatasetCard, MetricCard, ModelCard
+from genzoo.errors import PluginError
+from genzoo.hookspecs import GROUP
+from genzoo.text import plain
+
+HOST = "genzoo"
+HOOKS: tuple[tuple[str, type[Card]], ...] = (
+    ("genzoo_models", ModelCard),
+    ("genzoo_datasets", DatasetCard),
+    ("genzoo_metrics", MetricCard),
+)
+SLOW = 1.0  # seconds of import from which a plugin is told to be slow: listings promise 0.3 s for everything
+CAUSE_LIMIT = 400  # characters: a cause is one line of a log
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where cards come from: a distribution with its version and the name of its entry point, or a file."""
+
+    distribution: str
+    version: str = ""
+    entry_point: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}".rstrip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginFailure:
+    """What went wrong with a plugin, or with some of its cards.
+
+    Args:
+        origin: distribution, version, entry point.
+        stage: "metadata", "import", "register" (the hooks' names and signatures), "hook" (a call), "card", "clash" or
+            "target" (a card's target cannot be imported; found only by `check_targets`).
+        cause: one line of printable text.
+        names: (sort, name) of the cards concerned, where they are known.
+        traceback: of the exception, for the plugin's author.
+    """
+
+    origin: Origin
+    stage: str
+    cause: str
+    names: tuple[tuple[str, str], ...] = ()
+    traceback: str = ""
+
+    @property
+    def distribution(self) -> str:
+        return self.origin.distribution
+
+    @property
+    def version(self) -> str:
+        return self.origin.version
+
+    def __str__(self) -> str:
+        return f"plugin {self.origin} failed at {self.stage}: {self.cause}"
+
+    def concerns(self, what: str, name: str, distribution: str | None) -> bool:
+        """Whether this is why the card `name` is not there: it names the card, or lost cards that nobody could read
+        and belongs to `distribution`, which is known to bring it, or is called after it."""
+        if self.names:
+            return (what, name) in self.names
+        stem = re.sub(r"[-_.]+", "_", self.origin.distribution.lower()).removeprefix(f"{GROUP}_")
+        return self.origin.distribution == distribution or name in (stem, self.origin.entry_point)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginLoad:
+    """One plugin as it was loaded.
+
+    Args:
+        origin: distribution, version, entry point.
+        cards: those that are of the right form; a clash of names is not known here.
+        seconds: wall time of import and hooks.
+        notes: what does no harm to the rest but should be mended: slow, imports torch, writes to stderr.
+        failures: what went wrong.
+    """
+
+    origin: Origin
+    cards: tuple[Card, ...]
+    seconds: float
+    notes: tuple[str, ...]
+    failures: tuple[PluginFailure, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A plugin before it is loaded; `load` imports it and returns the object that holds the hooks."""
+
+    origin: Origin
+    load: Callable[[], object]
+
+
+def host_version() -> str:
+    """genzoo's version, or "uninstalled" where it runs from a source tree."""
+    try:
+        return importlib.metadata.version(HOST)
+    except importlib.metadata.PackageNotFoundError:
+        return "uninstalled"
+
+
+def host_source() -> Source:
+    """The host's own cards."""
+    return Source(Origin(HOST, host_version(), HOST), lambda: builtin)
+
+
+def installed_sources() -> Iterator[Source | PluginFailure]:
+    """One source for each entry point of the group, in the order of the distributions' names.
+
+    Distributions are read one by one, since a single malformed entry_points.txt makes
+    `importlib.metadata.entry_points` raise for all. The first of a name on the path hides later ones, as in imports.
+    """
+    found: dict[str, tuple[importlib.metadata.Distribution, str]] = {}
+    for distribution in importlib.metadata.distributions():
+        with contextlib.suppress(Exception):  # unreadable: no plugin of ours can be told from it
+            if re.search(rf"^\s*\[\s*{GROUP}\s*\]", distribution.read_text("entry_points.txt") or "", re.MULTILINE):
+                name = _metadata(distribution, "Name") or f"(distribution {len(found)} without a name)"
+                found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), (distribution, name))
+    for key, (distribution, name) in sorted(found.items()):
+        if key == HOST:
+            continue  # its own cards come first, as `host_source`, installed or not
+        version = _metadata(distribution, "Version") or "(no version)"
+        try:
+            entry_points = [point for point in distribution.entry_points if point.group == GROUP]
+        except Exception as error:
+            cause = f"entry_points.txt cannot be read: {_cause(error)}"
+            yield PluginFailure(origin=Origin(name, version), stage="metadata", cause=cause)
+            continue
+        for point in entry_points:
+            yield Source(Origin(name, version, plain(point.name)), point.load)
+
+
+def _metadata(distribution: importlib.metadata.Distribution, key: str) -> str:
+    try:
+        return plain(distribution.metadata[key] or "", 80)
+    except Exception:  # no METADATA, or one that is not text
+        return ""
+
+
+def file_source(path: str) -> Source:
+    """A single-file plugin. Its module takes the file's name, so that targets and spawned workers can import it."""
+
+    name = re.sub(r"\W", "_", Path(path).stem)
+
+    def load() -> object:
+        if _is_taken(name, path):
+            raise PluginError(f"there is another module called {name}: rename the file")
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise PluginError("not a Python file: its name must end in .py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+    return Source(Origin(plain(path), "", name), load)
+
+
+def _is_taken(name: str, path: str) -> bool:
+    if name in sys.modules:
+        origin = getattr(sys.modules[name], "__file__", None)
+    else:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            return False
+        origin = spec.origin
+    return origin is None or os.path.realpath(origin) != path
+
+
+@dataclass(frozen=True)
+class _Outcome(Generic[T]):
+    """What a guarded call gave: a value, or the exception; and what it wrote to stderr."""
+
+    value: T | None
+    error: BaseException | None
+    stderr: str
+
+
+class _PrintedError(PluginError):
+    """Something was printed where a plugin must not."""
+
+
+def _guarded(call: Callable[[], T]) -> _Outcome[T]:
+    """Call with stdout and stderr held back. Printing to stdout is an error, since it would end up in the result."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    value: T | None = None
+    error: BaseException | None = None
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        try:
+            value = call()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as caught:  # SystemExit and its like too: one plugin must not end the process
+            error = caught
+    if error is None and stdout.getvalue():
+        error = _PrintedError(f"printed to stdout: {plain(stdout.getvalue(), 80)!r}")
+    return _Outcome(value, error, plain(stderr.getvalue(), CAUSE_LIMIT))
+
+
+def _cause(error: BaseException) -> str:
+    """The exception in one line; errors of ours speak for themselves."""
+    try:
+        words = str(error)
+    except Exception:  # an exception whose own __str__ fails
+        words = "(its message cannot be shown)"
+    if isinstance(error, PluginError):
+        return plain(words, CAUSE_LIMIT)
+    return plain(f"{type(error).__name__}: {words}", CAUSE_LIMIT)
+
+
+def load_source(source: Source) -> PluginLoad:
+    """Import one plugin, check its hooks, call each, and keep the cards that are of the right form."""
+    started, had_torch = time.perf_counter(), "torch" in sys.modules
+    cards: list[Card] = []
+    failures: list[PluginFailure] = []
+    notes: list[str] = []
+
+    def attempt(stage: str, call: Callable[[], T]) -> T | None:
+        outcome = _guarded(call)
+        if outcome.stderr:
+            notes.append(f"wrote to stderr at {stage}: {outcome.stderr}")
+        if outcome.error is not None:
+            trace = "" if isinstance(outcome.error, _PrintedError) else _traceback(outcome.error)
+            where = "card" if isinstance(outcome.error, PluginError) and stage == "hook" and trace else stage
+            failures.append(
+                PluginFailure(origin=source.origin, stage=where, cause=_cause(outcome.error), traceback=trace)
+            )
+            return None
+        return outcome.value
+
+    plugin = attempt("import", source.load)
+    if not failures:
+        manager = attempt("register", partial(_register, plugin, source.origin))
+        if manager is not None:
+            for hook, sort in HOOKS:
+                for item in attempt("hook", partial(_call, manager, hook, sort)) or []:
+                    if type(item) is sort:  # a subclass could carry code; a card is data
+                        cards.append(item)
+                    else:
+                        cause = f"{hook} returned {_type(item)} in its list; expected {sort.__name__}"
+                        failures.append(PluginFailure(origin=source.origin, stage="card", cause=cause))
+    seconds = time.perf_counter() - started
+    if seconds > SLOW:
+        notes.append(f"slow: {seconds:.1f} s to import; move heavy imports behind the cards' targets")
+    if "torch" in sys.modules and not had_torch:
+        notes.append("imports torch when it is listed; move that import behind the cards' targets")
+    return PluginLoad(
+        origin=source.origin, cards=tuple(cards), seconds=seconds, notes=tuple(notes), failures=tuple(failures)
+    )
+
+
+def _register(plugin: object, origin: Origin) -> pluggy.PluginManager:
+    """A plugin manager that holds this plugin alone. Raises PluginError for hooks that cannot be called."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(plugin, name=origin.entry_point)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"wrong hook: {error}; hooks take no arguments, and there is {_hook_names()}") from error
+    if not any(getattr(manager.hook, hook).get_hookimpls() for hook, _ in HOOKS):
+        raise PluginError(
+            f"no hook found in {_type(plugin)}: mark one of {_hook_names()} with genzoo.hookspecs.hookimpl"
+        )
+    return manager
+
+
+def _call(manager: pluggy.PluginManager, hook: str, sort: type[Card]) -> list[object]:
+    """Everything that the plugin's implementations of one hook return, in one list."""
+    caller = getattr(manager.hook, hook)
+    results = caller()
+    # pluggy drops a None, so a forgotten return would pass for a plugin without cards.
+    if len(results) != len(caller.get_hookimpls()):
+        raise TypeError(f"{hook} returned None; expected a list of {sort.__name__}")
+    for result in results:
+        if not isinstance(result, list | tuple):
+            raise TypeError(f"{hook} returned {_type(result)}; expected a list of {sort.__name__}")
+    return [item for result in results for item in result]
+
+
+def _hook_names() -> str:
+    return ", ".join(hook for hook, _ in HOOKS)
+
+
+def _type(value: object) -> str:
+    return plain(type(value).__name__, 80)
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        lines = "".join(traceback.format_exception(error)).splitlines()
+    except Exception:  # an exception whose own __str__ fails
+        return ""
+    return "\n".join(" " * (len(line) - len(line.lstrip(" "))) + plain(line) for line in lines)
+
+
+def check_targets(plugins: tuple[PluginLoad, ...]) -> list[PluginFailure]:
+    """Import the target of every card, guarded, and tell those that name something that is not there. Imports torch."""
+    failures = []
+    for plugin in plugins:
+        for card in plugin.cards:
+            outcome = _guarded(card.resolve)
+            if outcome.error is not None and not isinstance(outcome.error, _PrintedError):
+                names = ((card.what, card.name),)
+                failures.append(
+                    PluginFailure(origin=plugin.origin, stage="target", cause=_cause(outcome.error), names=names)
+                )
+    return failures
