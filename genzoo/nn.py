@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -33,17 +34,13 @@ class MLP(nn.Sequential):
     ) -> None:
         widths = [inputs, *hidden]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), activation()]
         last = nn.Linear(widths[-1], outputs)
         if zero_last:
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
         super().__init__(*layers, last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, inputs)` to `(B, outputs)`."""
-        return cast(Tensor, super().forward(x))
 
 
 class ResidualMLP(nn.Module):
