@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Mapping
@@ -56,6 +57,17 @@ class Card:
         if not holds:
             raise PluginError(f"card {self.name!r}: expected {key} to be {form}; got {getattr(self, key)!r}")
 
+    def locate(self) -> None:
+        """Raise PluginError unless the module of `target` can be found; imports the packages around it, not itself."""
+        module, attribute = self.target.split(":")
+        try:
+            if module in sys.modules:
+                getattr(sys.modules[module], attribute)
+            elif importlib.util.find_spec(module) is None:
+                raise ModuleNotFoundError(f"No module named {module!r}")
+        except Exception as cause:
+            raise self._unloadable(cause) from cause
+
     def resolve(self) -> Any:
         """Import and return what `target` names. Raises PluginError with the cause when that fails.
 
@@ -68,7 +80,10 @@ class Card:
         except KeyboardInterrupt:
             raise
         except BaseException as cause:  # SystemExit and its like too: one bad model must not end the process
-            raise PluginError(f"cannot load {self.what} {self.name!r} from {self.target}: {cause!r}") from cause
+            raise self._unloadable(cause) from cause
+
+    def _unloadable(self, cause: BaseException) -> PluginError:
+        return PluginError(f"cannot load {self.what} {self.name!r} from {self.target}: {cause!r}")
 
 
 def _are_kinds(value: object) -> bool:

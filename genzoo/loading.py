@@ -327,15 +327,14 @@ def _traceback(error: BaseException) -> str:
     return "\n".join(" " * (len(line) - len(line.lstrip(" "))) + plain(line) for line in lines)
 
 
-def check_targets(plugins: tuple[PluginLoad, ...]) -> list[PluginFailure]:
-    """Import the target of every card, guarded, and tell those that name something that is not there. Imports torch."""
+def check_targets(plugins: tuple[PluginLoad, ...], *, importing: bool) -> list[PluginFailure]:
+    """The cards whose target is not there: guarded, one by one, by looking for its module or by `importing` it, which
+    finds more and imports torch."""
     failures = []
     for plugin in plugins:
         for card in plugin.cards:
-            outcome = _guarded(card.resolve)
+            outcome = _guarded(card.resolve if importing else card.locate)
             if outcome.error is not None and not isinstance(outcome.error, _PrintedError):
-                names = ((card.what, card.name),)
-                failures.append(
-                    PluginFailure(origin=plugin.origin, stage="target", cause=_cause(outcome.error), names=names)
-                )
+                cause, names = _cause(outcome.error), ((card.what, card.name),)
+                failures.append(PluginFailure(origin=plugin.origin, stage="target", cause=cause, names=names))
     return failures

@@ -1,0 +1,197 @@
+"""What `genzoo list` shows: cards as rows, as JSON and as text, and a model's config key by key."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from genzoo.cards import Card, ModelCard
+from genzoo.errors import PluginError
+from genzoo.registry import Registry
+from genzoo.text import plain
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+Row = dict[str, Any]
+
+SORTS = ("models", "datasets", "metrics")
+# Column heading to the key of the row that it shows.
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "models": {
+        "name": "name",
+        "family": "family",
+        "data": "data",
+        "bound": "kind",
+        "plugin": "plugin",
+        "paper": "paper",
+    },
+    "datasets": {
+        "name": "name",
+        "data": "data",
+        "shape": "event_shape",
+        "truth": "truth",
+        "options": "options",
+        "plugin": "plugin",
+        "summary": "summary",
+    },
+    "metrics": {
+        "name": "name",
+        "data": "data",
+        "up to dims": "max_dims",
+        "better": "lower_is_better",
+        "plugin": "plugin",
+        "summary": "summary",
+    },
+}
+CONFIGS = {"config": "config", "adapter_config": "adapters (read by genzoo, for every model)"}
+BETTER = {True: "lower", False: "higher"}
+
+
+def rows(registry: Registry, sort: str) -> list[Row]:
+    """One row for each card of `sort` (models, datasets or metrics), in the order of loading: all that it says."""
+    return [row(registry, card) for card in _cards(registry, sort).values()]
+
+
+def row(registry: Registry, card: Card) -> Row:
+    """Everything that a card says, ready for JSON, and under `plugin` the distribution that brought it."""
+    origin = registry.origin(card)
+    plugin = {"distribution": origin.distribution, "version": origin.version}
+    return {key: _jsonable(value) for key, value in asdict(card).items()} | {"plugin": plugin}
+
+
+def detail(registry: Registry, sort: str, name: str) -> Row:
+    """The row of one card; a model's with key, type, default and reason of each config key, under `config`, and of
+    the keys that the host reads for every model, under `adapter_config`.
+
+    Raises UnknownNameError, or PluginError where the model's class cannot be imported or has no pydantic `Config`.
+    """
+    if sort == "models":
+        from genzoo.config import AdapterConfig  # here: pydantic costs 0.1 s, which plain listings should not pay
+
+        card = registry.model(name)
+        config = {"config": config_rows(_fields(card)), "adapter_config": config_rows(AdapterConfig.model_fields)}
+        return row(registry, card) | config
+    return row(registry, registry.dataset(name) if sort == "datasets" else registry.metric(name))
+
+
+def config_rows(fields: Mapping[str, FieldInfo]) -> list[Row]:
+    """Key, type, default (None where `required` is true) and reason of each field of a pydantic model."""
+    return [
+        {
+            "key": key,
+            "type": _field_type(field),
+            "required": field.is_required(),
+            "default": None if field.is_required() else _jsonable(field.get_default(call_default_factory=True)),
+            "reason": field.description or "",
+        }
+        for key, field in fields.items()
+    ]
+
+
+def table(sort: str, entries: Sequence[Row], *, heading: bool = False) -> str:
+    """Rows as aligned columns of printable text, under the name of the sort where `heading`."""
+    columns = COLUMNS[sort]
+    lines = [[*columns]] + [[_cell(key, entry[key]) for key in columns.values()] for entry in entries]
+    text = align(lines)
+    return f"{sort}\n{text}" if heading else text
+
+
+def detail_text(entry: Row) -> str:
+    """What `detail` gives, as text."""
+    facts = [[key, _cell(key, value)] for key, value in entry.items() if key not in CONFIGS]
+    blocks = [align(facts)]
+    for key, heading in CONFIGS.items():
+        if key in entry:
+            lines = [["key", "type", "default", "reason"], *map(_config_line, entry[key])]
+            blocks.append(f"{heading}\n{align(lines)}" if entry[key] else f"{heading}: none")
+    return "\n\n".join(blocks)
+
+
+def _config_line(field: Row) -> list[str]:
+    default = "(required)" if field["required"] else _cell("default", field["default"])
+    return [plain(field["key"]), plain(field["type"]), default, plain(field["reason"])]
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Columns two spaces apart, each as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _fields(card: ModelCard) -> Mapping[str, FieldInfo]:
+    config = getattr(card.resolve(), "Config", None)
+    fields = getattr(config, "model_fields", None)
+    if not isinstance(fields, dict):
+        raise PluginError(
+            f"model {card.name!r}: expected {card.target} to have a Config, a subclass of genzoo.config.Config; "
+            f"got {config!r}"
+        )
+    return fields
+
+
+def _cards(registry: Registry, sort: str) -> Mapping[str, Card]:
+    cards: dict[str, Mapping[str, Card]] = {
+        "models": registry.models,
+        "datasets": registry.datasets,
+        "metrics": registry.metrics,
+    }
+    return cards[sort]
+
+
+def _cell(key: str, value: Any) -> str:
+    """One value as a person reads it, in printable characters."""
+    if key == "plugin":
+        return plain(f"{value['distribution']} {value['version']}".rstrip())
+    if key == "lower_is_better":
+        return BETTER[value]
+    if key == "event_shape":
+        return f"({', '.join(map(str, value))}{',' if len(value) == 1 else ''})"
+    if key == "truth":
+        return "known" if value else "-"
+    if value is None or (key != "default" and value in ("", {}, [])):
+        return "any" if key == "max_dims" else "none" if key == "default" else "-"
+    if isinstance(value, Mapping):
+        return plain(", ".join(f"{name}={_cell('default', inner)}" for name, inner in value.items()))
+    if isinstance(value, list):
+        return plain(", ".join(_cell("default", inner) for inner in value))
+    return plain(str(value).lower() if isinstance(value, bool) else value)
+
+
+def _jsonable(value: Any) -> Any:
+    """Plain JSON data: mappings and sequences rebuilt, what JSON cannot say as its text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(inner) for inner in value]
+    if hasattr(value, "model_dump"):
+        return _jsonable(value.model_dump())
+    return str(value)
+
+
+def _field_type(field: FieldInfo) -> str:
+    """`int, >= 1`, `linear | cosine`, `float | none`: the annotation and its limits."""
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of"}
+    limits = [
+        f"{signs[name]} {getattr(limit, name)}" for limit in field.metadata for name in signs if hasattr(limit, name)
+    ]
+    return ", ".join([_type_name(field.annotation), *limits])
+
+
+def _type_name(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation is None or annotation is type(None):
+        return "none"
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(_type_name, inner))
+    if origin is not None:
+        return f"{_type_name(origin)}[{', '.join('...' if one is ... else _type_name(one) for one in inner)}]"
+    return str(getattr(annotation, "__name__", annotation))
