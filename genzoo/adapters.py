@@ -185,17 +185,17 @@ class AdaptedGradient(Adapted, GradientModel):
 
     def _initialise(self, train: Split) -> None:
         self.fit_transforms(train)
-        self.inner._initialise(MappedSplit(self, train))
+        self.inner._initialise(AdaptedSplit(self, train))
 
     def _calibrate(self, train: Split, valid: Split) -> None:
-        self.inner._calibrate(MappedSplit(self, train), MappedSplit(self, valid))
+        self.inner._calibrate(AdaptedSplit(self, train), AdaptedSplit(self, valid))
 
     def learner(self, settings: TrainSettings) -> Learner:
         """One gradient learner over inner model and noise."""
         return GradientModel.learner(self, settings)
 
 
-class MappedSplit(Split):
+class AdaptedSplit(Split):
     """A split seen through an adapter; dequantization noise is drawn anew at each batch, from the global RNG."""
 
     def __init__(self, adapted: Adapted, split: Split) -> None:
@@ -230,7 +230,7 @@ class MappedLearner(Learner):
     def start(self, train: Split) -> None:
         """Fit the transforms, then start the inner learner on mapped data."""
         self.adapted.fit_transforms(train)
-        self.inner.start(MappedSplit(self.adapted, train))
+        self.inner.start(AdaptedSplit(self.adapted, train))
 
     def step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The inner step; a loss in nats is corrected by the mean log-Jacobian."""
@@ -243,7 +243,7 @@ class MappedLearner(Learner):
 
     def finish(self, train: Split, valid: Split) -> None:
         """The inner one's."""
-        self.inner.finish(MappedSplit(self.adapted, train), MappedSplit(self.adapted, valid))
+        self.inner.finish(AdaptedSplit(self.adapted, train), AdaptedSplit(self.adapted, valid))
 
     def evaluated(self) -> GenerativeModel:
         """The adapter around the inner model that is evaluated."""
@@ -270,7 +270,7 @@ class MappedEstimator(Estimator):
 
     def start(self, valid: Split, seed: int) -> None:
         """Tune the inner estimator on mapped validation data."""
-        self.inner.start(MappedSplit(self.adapted, valid), seed)
+        self.inner.start(AdaptedSplit(self.adapted, valid), seed)
 
     def log_likelihood(
         self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None

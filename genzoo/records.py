@@ -1,0 +1,300 @@
+"""What a bench leaves on disk: run folders, cell folders, records, arrays. No torch.
+
+    <run>/plan.toml, report.html
+    <run>/cells/<model>-<dataset>-<seed>-<hash>/
+        record.json         schema 1: sorted keys, no NaN (null and a status instead)
+        arrays.npz          per-example values, samples, grids, curve, traces; never pickled
+        model.safetensors   the evaluated model
+        readings.json       later evaluations (`genzoo eval`), appended and counted
+        checkpoint-*        while training
+
+Every write goes to a temporary file beside its target, is synced, and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from genzoo.errors import RunError
+
+SCHEMA = 1
+MAX_JSON = 64 * 2**20
+MAX_ARRAYS = 2 * 2**30
+
+Status = Literal["ok", "failed", "skipped"]
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """One cell: one model trained on one data set from one seed, evaluated once.
+
+    Numbers are nats unless their name says otherwise; None where a number does not exist or is infinite.
+
+    Attributes:
+        cell: folder name. model: registered name. label: name with inline options, as asked for.
+        nll: minus the bound, the mean over the points; nll_lower: minus the other end of a bracket.
+        infinite, nan: how many values are -inf or NaN.
+        kl: mean of log p - bound over the test points where the truth is known; kl_stderr its paired standard error;
+            kl_quadrature: the integral of p log(p/q), for exact models; mass: the integral of q over the grid.
+        below_floor: the bound beats the truth by more than 4 paired standard errors: a bug, and reported as one.
+        metrics: sample metrics `{name: {"value": v, "reference": value of a second real sample}}`.
+        evaluation: estimator, num_samples, points, precision, seed, calls.
+        samples: how many were drawn; seconds_*: wall time of the measured call alone.
+        reading: 1 for the first look at the test set, counted from there.
+        split: "test", or "valid" for a run with --no-test.
+        error: `{"type", "message", "traceback"}` of a failed or skipped cell.
+        notes: sentences a reader must know (stand-in data, capped evaluation).
+    """
+
+    schema: int = SCHEMA
+    cell: str
+    status: Status
+    model: str
+    label: str
+    dataset: str
+    seed: int
+    family: str = ""
+    summary: str = ""
+    paper: str = ""
+    plugin: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    event_shape: list[int] = field(default_factory=list)
+    levels: int | None = None
+    budget: str = ""
+    threads: int = 1
+    device: str = "cpu"
+    kind: str | None = None
+    certified: bool = False
+    nll: float | None = None
+    nll_lower: float | None = None
+    infinite: int = 0
+    nan: int = 0
+    bits_per_dim: float | None = None
+    stderr: float | None = None
+    stderr_data: float | None = None
+    stderr_mc: float | None = None
+    entropy: float | None = None
+    kl: float | None = None
+    kl_stderr: float | None = None
+    kl_quadrature: float | None = None
+    mass: float | None = None
+    below_floor: bool = False
+    terms: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    split: str = "test"
+    reading: int = 1
+    steps: int | None = None
+    parameters: int | None = None
+    samples: int | None = None
+    seconds_train: float | None = None
+    seconds_eval: float | None = None
+    seconds_sample: float | None = None
+    started: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    error: dict[str, str] | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write `record.json` atomically."""
+        write_json(folder / "record.json", finite(asdict(self)))
+
+    @classmethod
+    def load(cls, folder: Path) -> RunRecord:
+        """Read `record.json`; RunError, naming the file, for anything that is not a record of a schema known here."""
+        path = folder / "record.json"
+        data = read_json(path)
+        if not isinstance(data, dict):
+            raise RunError(f"{path} is not a record: expected a JSON object; got {type(data).__name__}")
+        schema = data.get("schema")
+        if not isinstance(schema, int) or schema < 1:
+            raise RunError(f"{path} is not a record: it has no schema number")
+        if schema > SCHEMA:
+            raise RunError(f"{path} has schema {schema}; this genzoo reads up to {SCHEMA}: install a newer one")
+        known = {f.name for f in fields(cls)}
+        missing = {"cell", "status", "model", "label", "dataset", "seed"} - data.keys()
+        if missing:
+            raise RunError(f"{path} is not a record: it lacks {', '.join(sorted(missing))}")
+        return cls(**{key: value for key, value in data.items() if key in known})
+
+
+@dataclass(frozen=True)
+class CellFolder:
+    """A finished or failed cell on disk."""
+
+    path: Path
+    record: RunRecord
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """What `arrays.npz` holds; empty when there is none."""
+        path = self.path / "arrays.npz"
+        return read_arrays(path) if path.exists() else {}
+
+    def readings(self) -> list[dict[str, Any]]:
+        """Later evaluations of the same checkpoint, oldest first: each a partial record."""
+        path = self.path / "readings.json"
+        readings = read_json(path) if path.exists() else []
+        if not isinstance(readings, list) or not all(isinstance(reading, dict) for reading in readings):
+            raise RunError(f"{path} is not a list of readings")
+        return readings
+
+
+def find_cells(run: Path) -> list[CellFolder]:
+    """Cells of a run folder (or of one cell folder), by name; RunError when there is none."""
+    if (run / "record.json").exists():
+        return [CellFolder(run, RunRecord.load(run))]
+    cells = sorted((run / "cells").glob("*/record.json"))
+    if not cells:
+        raise RunError(f"no cells in {run}: expected a bench folder with cells/*/record.json, or one cell folder")
+    return [CellFolder(path.parent, RunRecord.load(path.parent)) for path in cells]
+
+
+def cell_name(model: str, dataset: str, seed: int, identity: Mapping[str, Any]) -> str:
+    """`<model>-<dataset>-<seed>-<hash>`, the hash ten hex digits of SHA-256 over `identity` as JSON."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    safe = "".join(c if c.isalnum() or c in "._" else "_" for c in dataset)[:40]
+    return f"{model}-{safe}-{seed}-{digest}"
+
+
+def finite(value: Any) -> Any:
+    """The same tree with NaN and infinities as None, so that it is strict JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[io.BufferedWriter]:
+    """A binary file that appears under `path` whole or not at all: temporary file, sync, rename, sync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` atomically."""
+    with atomic(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON with sorted keys, atomically."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; RunError naming it when it is missing, too large or broken."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON:
+            raise RunError(f"{path} is {size} bytes; expected at most {MAX_JSON}")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not valid JSON ({error}); delete it and run the same command again") from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write an npz (compressed, no pickle) atomically."""
+    with atomic(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Read an npz without pickle; RunError naming the file when it is broken or unpacks to too much."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        if size > MAX_ARRAYS:
+            raise RunError(f"{path} unpacks to {size} bytes; expected at most {MAX_ARRAYS}")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise RunError(f"{path} is not a valid npz ({error})") from None
+
+
+ROW_KEYS = [
+    "model",
+    "dataset",
+    "seed",
+    "status",
+    "nll",
+    "infinite",
+    "nan",
+    "bits_per_dim",
+    "kind",
+    "certified",
+    "nll_lower",
+    "kl",
+    "kl_stderr",
+    "kl_quadrature",
+    "stderr",
+    "stderr_data",
+    "stderr_mc",
+    "terms",
+    "metrics",
+    "seconds_train",
+    "seconds_eval",
+    "seconds_sample",
+    "samples",
+    "steps",
+    "parameters",
+    "budget",
+    "threads",
+    "device",
+    "config",
+    "protocol",
+    "estimator",
+    "reading",
+    "versions",
+    "commit",
+    "cell",
+    "error",
+]
+"""Keys of a row of `genzoo report --format json`, in order."""
+
+
+def row(record: RunRecord, reading: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The public row of a record, or of a later reading of it."""
+    values = {**asdict(record), **(reading or {})}
+    values["estimator"] = values["evaluation"]
+    return {key: values.get(key) for key in ROW_KEYS}
