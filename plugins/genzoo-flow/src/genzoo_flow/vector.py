@@ -1,0 +1,45 @@
+"""The flow for vectors: rational-quadratic spline couplings (Durkan et al. 2019, arXiv:1906.04032) on D dimensions."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from nflows.nn.nets import ResidualNet
+from torch import nn
+
+from genzoo_flow.layers import Chain, Layer, Permutation, SplineCoupling
+from genzoo_flow.spline import UNIT_SLOPE, parameters_of
+
+
+def spline_couplings(dims: int, classes: int, *, layers: int, hidden: int, bins: int, bound: float) -> Chain:
+    """Couplings that move one half of `(B, dims)` and then the other; beyond two dimensions the halves are drawn anew
+    for each pair. One dimension has no other half: its splines are free numbers (or depend on the label alone).
+
+    Args:
+        dims: D.
+        classes: width of the context; 0 for none.
+        layers: couplings.
+        hidden: width of their residual networks.
+        bins, bound: K and b of the splines.
+    """
+    parts: list[Layer] = []
+    half = (dims + 1) // 2
+    for i in range(layers):
+        if dims > 2 and i % 2 == 0:
+            parts.append(Permutation(dims))
+        moved = list(range(half, dims) if i % 2 == 0 else range(half)) or [0]
+        network = residual_network(dims - len(moved), len(moved) * parameters_of(bins), classes, hidden)
+        with torch.no_grad():
+            # begin near the identity: the slopes that softplus gives for 0 would shrink every bin
+            last = cast(nn.Linear, network.final_layer)
+            last.weight.mul_(0.1)
+            last.bias.zero_().view(len(moved), -1)[:, 2 * bins :] = UNIT_SLOPE
+        parts.append(SplineCoupling(moved, dims, network, bins, bound, hidden**0.5))
+    return Chain(parts)
+
+
+def residual_network(inputs: int, outputs: int, classes: int, hidden: int) -> nn.Module:
+    """nflows' residual network of two blocks; labels enter it as context."""
+    network: nn.Module = ResidualNet(max(inputs, 1), outputs, hidden, context_features=classes or None, num_blocks=2)
+    return network
