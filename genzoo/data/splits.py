@@ -55,11 +55,13 @@ class MappedSplit:
     Args:
         array: a memory map `(M, *event_shape)` of numbers.
         rows: which rows belong to the split, `(N,)` int64.
-        dtype: float32 or uint8, what batches are.
+        dtype: numpy's float32 or uint8, what batches are.
         y: labels `(N,)` int64 or None.
     """
 
-    def __init__(self, array: NDArray[Any], rows: NDArray[np.int64], dtype: torch.dtype, y: Tensor | None) -> None:
+    def __init__(
+        self, array: NDArray[Any], rows: NDArray[np.int64], dtype: np.dtype[Any], y: Tensor | None = None
+    ) -> None:
         self.array, self.rows, self.dtype, self.y = array, rows, dtype, y
 
     def __len__(self) -> int:
@@ -70,13 +72,13 @@ class MappedSplit:
         return Batch(self._read(self.rows[indices.numpy()]), None if self.y is None else self.y[indices])
 
     def _read(self, rows: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(np.asarray(self.array[rows])).to(self.dtype)
+        return torch.from_numpy(np.asarray(self.array[rows], dtype=self.dtype))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over dtype, shape and bytes of the examples and, where there are labels, of `y`."""
         pieces = (self._read(self.rows[i : i + ROWS]) for i in range(0, len(self), ROWS))
-        return _digest(_name(self.dtype), (len(self), *self.array.shape[1:]), pieces, self.y)
+        return _digest(self.dtype.name, (len(self), *self.array.shape[1:]), pieces, self.y)
 
 
 class DynamicBinarySplit:
