@@ -78,9 +78,7 @@ def _assemble(parts: Parts, levels: int | None, labels: bool, name: str, where: 
             raise DataError(f"{where}: expected examples of one shape and kind in all parts; {one}, {other}")
     for key, y in parts.y.items():
         if key in x and y.shape != (len(x[key]),):
-            raise DataError(
-                f"{where}: labels have shape {y.shape}; expected one for each example, ({len(x[key])},)"
-            )
+            raise DataError(f"{where}: labels have shape {y.shape}; expected one for each example, ({len(x[key])},)")
     if labels and set(parts.y) != set(x):
         raise DataError(f"{where}: expected labels for {', '.join(x)}; got them for {', '.join(parts.y)}")
     ys = {key: _labels(where, y) for key, y in parts.y.items()} if labels else {}
