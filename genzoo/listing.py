@@ -154,10 +154,15 @@ def _cell(key: str, value: Any) -> str:
     if value is None or (key != "default" and value in ("", {}, [])):
         return "any" if key == "max_dims" else "none" if key == "default" else "-"
     if isinstance(value, Mapping):
-        return plain(", ".join(f"{name}={_cell('default', inner)}" for name, inner in value.items()))
+        return plain(", ".join(_setting(name, inner) for name, inner in value.items()))
     if isinstance(value, list):
         return plain(", ".join(_cell("default", inner) for inner in value))
     return plain(str(value).lower() if isinstance(value, bool) else value)
+
+
+def _setting(name: str, value: Any) -> str:
+    """`key=value`, or `name[key=value]` of a mapping, as the command line takes them."""
+    return f"{name}[{_cell('default', value)}]" if isinstance(value, Mapping) else f"{name}={_cell('default', value)}"
 
 
 def _jsonable(value: Any) -> Any:

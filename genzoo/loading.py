@@ -89,8 +89,9 @@ class PluginFailure:
         and belongs to `distribution`, which is known to bring it, or is called after it."""
         if self.names:
             return (what, name) in self.names
-        stem = re.sub(r"[-_.]+", "_", self.origin.distribution.lower()).removeprefix(f"{GROUP}_")
-        return self.origin.distribution == distribution or name in (stem, self.origin.entry_point)
+        own = normal(self.origin.distribution)
+        stem = own.removeprefix(f"{HOST}-").replace("-", "_")
+        return own == normal(distribution or "") or name in (stem, self.origin.entry_point)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,11 @@ class Source:
     load: Callable[[], object]
 
 
+def normal(distribution: str) -> str:
+    """A distribution's name as indexes compare it: small letters, runs of `-_.` as one hyphen."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
 def host_version() -> str:
     """genzoo's version, or "uninstalled" where it runs from a source tree."""
     try:
@@ -144,7 +150,7 @@ def installed_sources() -> Iterator[Source | PluginFailure]:
         with contextlib.suppress(Exception):  # unreadable: no plugin of ours can be told from it
             if re.search(rf"^\s*\[\s*{GROUP}\s*\]", distribution.read_text("entry_points.txt") or "", re.MULTILINE):
                 name = _metadata(distribution, "Name") or f"(distribution {len(found)} without a name)"
-                found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), (distribution, name))
+                found.setdefault(normal(name), (distribution, name))
     for key, (distribution, name) in sorted(found.items()):
         if key == HOST:
             continue  # its own cards come first, as `host_source`, installed or not

@@ -26,6 +26,7 @@ from genzoo.loading import (
     host_source,
     installed_sources,
     load_source,
+    normal,
 )
 
 __all__ = ["Origin", "PluginFailure", "PluginLoad", "Registry", "load_registry", "reset_registry"]
@@ -64,9 +65,9 @@ class Registry:
     @property
     def missing(self) -> dict[str, str]:
         """Models that known plugins would bring, and the distribution of each, where that is not installed."""
-        met = {_normal(plugin.origin.distribution) for plugin in self.plugins}
+        met = {normal(plugin.origin.distribution) for plugin in self.plugins}
         known = builtin.KNOWN_PLUGINS
-        return {name: distribution for name, distribution in known.items() if _normal(distribution) not in met}
+        return {name: distribution for name, distribution in known.items() if normal(distribution) not in met}
 
     def _find(self, table: Mapping[str, C], what: str, name: str, known_plugins: Mapping[str, str]) -> C:
         if name in table:
@@ -82,10 +83,6 @@ class Registry:
         failed = sorted({failure.origin.distribution for failure in self.failures})
         hint = f"({', '.join(failed)} failed to load, see genzoo doctor)" if failed else ""
         raise UnknownNameError(what, name, {*table, *missing}, hint)
-
-
-def _normal(distribution: str) -> str:
-    return distribution.lower().replace("_", "-").replace(".", "-")
 
 
 def load_registry(extra_files: Iterable[str | os.PathLike[str]] = ()) -> Registry:

@@ -1,0 +1,79 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from genzoo.registry import reset_registry
+
+PLUGINS = Path(__file__).parent / "fixtures" / "plugins"
+ROOT = Path(__file__).parent.parent
+
+
+class Site:
+    """A folder in which fixture distributions are installed, as pip would: the module and a `.dist-info` beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def install(self, *modules: str, version: str = "1.2") -> None:
+        """Install `tests/fixtures/plugins/<module>.py` as the distribution `genzoo-<module>`."""
+        for module in modules:
+            shutil.copy(PLUGINS / f"{module}.py", self.path)
+            self.dist_info(f"genzoo-{module.replace('_', '-')}", f"[genzoo]\n{module} = {module}\n", version)
+
+    def dist_info(self, name: str, entry_points: str, version: str = "1.2", metadata: str | None = None) -> None:
+        """Write a `.dist-info` folder; `metadata` replaces the usual METADATA."""
+        folder = self.path / f"{name.replace('-', '_')}-1.2.dist-info"
+        folder.mkdir()
+        (folder / "entry_points.txt").write_text(entry_points)
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" if metadata is None else metadata
+        (folder / "METADATA").write_text(text)
+
+    def module(self, name: str, source: str) -> None:
+        """Write a module that no distribution owns."""
+        (self.path / f"{name}.py").write_text(source)
+
+    def run(self, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`genzoo *args` in a process of its own that sees this folder."""
+        return self.python("-m", "genzoo", *args, **environment)
+
+    def python(self, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`python *args` in a process of its own that sees this folder."""
+        paths = {"PYTHONPATH": os.pathsep.join([str(self.path), str(ROOT)])}
+        return subprocess.run(
+            [sys.executable, *args],
+            env=os.environ | paths | environment,
+            cwd=self.path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """An empty site folder; in this process, the only one whose distributions are seen."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    every = importlib.metadata.distributions
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **kw: every(path=[str(folder)], **kw))
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    reset_registry()
+    yield Site(folder)
+    reset_registry()
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+    importlib.invalidate_caches()
