@@ -100,7 +100,7 @@ _LINE = torch.linspace(-2.5, 2.5, 20, dtype=torch.float64)[:, None]
 # nats within the bounds; far outside, where p < 1e-300, log p is right to 1e-3 of its value.
 DENSITIES: dict[str, PlaneDensity] = {
     "moons": _smooth(
-        NoisyCurve(moons_curve, 1, Gaussian(0.2), _panels(5, 1.0)), 2.3938792, ((-4.2, 4.2), (-2.4, 3.0)), 0.03
+        NoisyCurve(moons_curve, 1, Gaussian(0.2), _panels(3, 1.0)), 2.3938792, ((-4.2, 4.2), (-2.4, 3.0)), 0.03
     ),
     "8gaussians": _smooth(Points(_octagon(), Gaussian(0.5 / 1.414)), 2.8318804, _square(5.0), 0.04),
     "2spirals": _smooth(
@@ -114,7 +114,7 @@ DENSITIES: dict[str, PlaneDensity] = {
     "circles": _smooth(_concentric(_vector(3, 1.5), 0.24), 3.2681357, _square(4.44), 0.03),
     "pinwheel": _smooth(Pinwheel(), 2.3177880, _square(5.2), 0.03),
     "swissroll": _smooth(
-        NoisyCurve(swissroll_curve, 1, Gaussian(0.2), _panels(10, 0.5)), 2.6696462, ((-3.15, 3.75), (-3.45, 4.05)), 0.03
+        NoisyCurve(swissroll_curve, 1, Gaussian(0.2), _panels(8, 0.5)), 2.6696462, ((-3.15, 3.75), (-3.45, 4.05)), 0.03
     ),
     "four_circles": _smooth(
         Rings(_CORNERS, torch.full((4,), 2.0, dtype=torch.float64), 0.1), 2.8708190, _square(3.6), 0.02

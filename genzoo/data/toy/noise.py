@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# exp(-40) is far below float64's relative resolution against the largest term.
-NEGLIGIBLE = 40.0
+# Terms below exp(-32) = 1e-14 of the largest are left out.
+NEGLIGIBLE = 32.0
 
 
 class Noise(Protocol):
@@ -63,21 +63,21 @@ class BoxGaussian:
     def log_mixture(self, x: Tensor, centres: Tensor, log_weights: Tensor) -> Tensor:
         unit = self.scale * math.sqrt(2)
         width = 2 * self.half_width / unit
+        half = width / 2
         # Near ends of the boxes, in units of the Gaussian: k(u) = exp(-near^2) g(near), with a slowly varying g.
-        nears = [
-            (x[:, i, None] - centres[None, :, i]).abs_().sub_(self.half_width).div_(unit) for i in range(x.shape[1])
-        ]
-        exponent = log_weights.expand(len(x), -1).clone()
+        x, centres = x / unit, centres / unit
+        nears = [(x[:, i, None] - centres[:, i]).abs_().sub_(half) for i in range(x.shape[1])]  # each (N, M)
+        exponent = log_weights.expand(len(x), -1)
         for near in nears:
-            exponent.addcmul_(near, near, value=-1)
+            exponent = torch.addcmul(exponent, near, near, value=-1)
         top = exponent.amax(1)
         exponent -= top[:, None]
         # erfcx is dear: only the few centres that count are given to it.
-        row, column = torch.nonzero(exponent > -NEGLIGIBLE, as_tuple=True)
-        value = exponent[row, column].exp_()
+        index = torch.nonzero(exponent.flatten() > -NEGLIGIBLE).squeeze(1)
+        value = exponent.take(index).exp_()
         for near in nears:
-            a = near[row, column]
+            a = near.take(index)
             b = a + width
             value *= torch.special.erfcx(a) - torch.special.erfcx(b) * torch.exp(-width * (a + b))
-        total = torch.zeros_like(top).index_add_(0, row, value)
+        total = torch.zeros_like(top).index_add_(0, index // len(centres), value)
         return top + total.log() - x.shape[1] * math.log(4 * self.half_width)
