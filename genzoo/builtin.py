@@ -10,6 +10,7 @@ KNOWN_PLUGINS = {
     "vae": "genzoo-vae",
     "flow": "genzoo-flow",
     "ddpm": "genzoo-ddpm",
+    "ddim": "genzoo-ddpm",
     "pyro_vae": "genzoo-pyro",
     "pyro_mixture": "genzoo-pyro",
 }

@@ -179,7 +179,7 @@ def test_the_model_table_has_family_data_bound_plugin_and_paper(site: Site, caps
         "good      test family  real, binary, discrete  lower_bound  genzoo-good 1.2  Nobody 2020, arXiv:0000.00000"
     )
     assert err == (
-        "genzoo: warning: not installed: vae, flow, ddpm, pyro_vae, pyro_mixture "
+        "genzoo: warning: not installed: vae, flow, ddpm, ddim, pyro_vae, pyro_mixture "
         "(pip install genzoo-ddpm genzoo-flow genzoo-pyro genzoo-vae)\n"
     )
 
