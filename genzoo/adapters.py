@@ -237,6 +237,7 @@ class MappedLearner(Learner):
         with torch.no_grad():
             y, ladj = self.adapted.to_inner(batch.x)
         metrics = self.inner.step(Batch(y, batch.y), progress)
+        self.converged = self.inner.converged
         if self.inner.loss_in_nats:
             metrics["loss"] = metrics["loss"] - ladj.mean()
         return metrics

@@ -101,7 +101,9 @@ class ClassMixtureLearner(Learner):
 
     def step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The inner step."""
-        return self.inner.step(batch, progress)
+        metrics = self.inner.step(batch, progress)
+        self.converged = self.inner.converged
+        return metrics
 
     def finish(self, train: Split, valid: Split) -> None:
         """The inner one's."""

@@ -7,10 +7,11 @@ GenzooError                     exit code 1
 │   ├── BudgetError             a budget that is not one
 │   ├── PlanError               a plan file
 │   ├── DataError               data that cannot be used: missing file, NaN, wrong type
-│   └── RunError                a run folder, record or checkpoint that cannot be read
+│   ├── RunError                a run folder, record or checkpoint that cannot be read
+│   └── CapabilityError         this model, kind or data cannot do what was asked
 ├── InputError                  a tensor of the wrong shape, dtype or device given to a model
 ├── NumericsError               NaN or infinity where training or evaluation met it
-├── CapabilityError             this model, kind or data cannot do what was asked
+├── WorkerDied                  the process that ran a cell ended without an answer
 └── PluginError                 a plugin that failed to load, or whose card lies
 """
 
@@ -92,3 +93,7 @@ class CapabilityError(UsageError):
 
 class PluginError(GenzooError):
     """A plugin that failed to load, or that does not do what its card says."""
+
+
+class WorkerDied(GenzooError):
+    """The process that ran a cell ended without an answer: killed, out of memory, crashed."""

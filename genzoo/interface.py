@@ -236,6 +236,9 @@ class Learner(ABC):
     loss_in_nats: bool = False
     """Whether the metric "loss" is a negative log-likelihood bound in nats."""
 
+    converged: bool = False
+    """Set when another step would change nothing; training then ends before its budget."""
+
     def start(self, train: Split) -> None:  # noqa: B027
         """Once before the first step, skipped on resume; may leave only buffers and state."""
 

@@ -75,6 +75,7 @@ class RunRecord:
     protocol: dict[str, Any] = field(default_factory=dict)
     event_shape: list[int] = field(default_factory=list)
     levels: int | None = None
+    classes: int | None = None
     budget: str = ""
     threads: int = 1
     device: str = "cpu"
@@ -252,7 +253,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise RunError(f"{path} is not a valid npz ({error})") from None
 
 
-ROW_KEYS = [
+ROW_KEYS = (
     "model",
     "dataset",
     "seed",
@@ -289,7 +290,7 @@ ROW_KEYS = [
     "commit",
     "cell",
     "error",
-]
+)
 """Keys of a row of `genzoo report --format json`, in order."""
 
 

@@ -53,7 +53,7 @@ class DataSpec:
 
     @property
     def kind(self) -> str:
-        """"real", "binary" (two levels) or "discrete" (more), the words that cards use."""
+        """ "real", "binary" (two levels) or "discrete" (more), the words that cards use."""
         if self.levels is None:
             return "real"
         return "binary" if self.levels == 2 else "discrete"

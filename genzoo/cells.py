@@ -1,0 +1,279 @@
+"""One cell of a bench: build, train, evaluate, sample, store. A cell's failure is a record, never an exception."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from genzoo.building import Blueprint, load_reference
+from genzoo.config import Budget, Reference, TrainSettings
+from genzoo.errors import CapabilityError, GenzooError, NumericsError
+from genzoo.evaluation import Evaluation, evaluate, log_density_grid
+from genzoo.interface import GenerativeModel, derive_seed
+from genzoo.plan import Cell
+from genzoo.provenance import commit, machine, versions
+from genzoo.records import RunRecord, finite, write_arrays, write_bytes
+from genzoo.registry import Registry, load_registry
+from genzoo.spec import Dataset
+from genzoo.training import Trainer, points_of
+
+PLANE_SAMPLES, STORED_PLANE_SAMPLES, IMAGE_SAMPLES, TRACES = 10_000, 2_000, 64, 8
+TELL_SECONDS = 0.5
+GRID_SAMPLES = 64
+"""Most draws a grid node of a density map."""
+
+
+def run_cell(cell: Cell) -> str:
+    """Run one cell and write its record; returns the record's status."""
+    torch.set_num_threads(cell.plan.threads)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    record = RunRecord(
+        cell=cell.name,
+        status="failed",
+        model=Reference.parse(cell.model).name,
+        label=str(Reference.parse(cell.model)),
+        dataset=str(Reference.parse(cell.dataset, "data set")),
+        seed=cell.seed,
+        budget=cell.plan.budget,
+        threads=cell.plan.threads,
+        started=started,
+        versions=versions(),
+        commit=commit(),
+        machine=machine(),
+    )
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _run(cell, record)
+        record.status = "ok"
+    except CapabilityError as error:
+        record.status = "skipped"
+        record.error = _describe(error)
+    except Exception as error:
+        record.error = _describe(error)
+        if isinstance(error, NumericsError):
+            record.nan = max(record.nan, 1)
+    record.save(cell.folder)
+    return record.status
+
+
+def _run(cell: Cell, record: RunRecord) -> None:
+    registry = load_registry(cell.plugins)
+    reference = Reference.parse(cell.model)
+    data = _dataset(cell.dataset, cell.plugins)
+    seed = derive_seed(cell.seed, str(reference), data.name) % 2**31
+    blueprint = Blueprint.of(registry, reference.name, reference.options, data.spec)
+    card = blueprint.card
+    record.family, record.summary, record.paper, record.kind = card.family, card.summary, card.paper, card.kind
+    record.plugin = str(registry.origin(card))
+    record.config = blueprint.stored_config()
+    record.event_shape, record.levels, record.classes = [*data.spec.event_shape], data.spec.levels, data.spec.classes
+    device = pick_device(cell.plan.device)
+    record.device = str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
+    model = blueprint.build(seed).to(device)
+    record.protocol = protocol_of(blueprint, data)
+    record.parameters = sum(p.numel() for p in model.parameters())
+    defaults = model.default_training().model_dump()
+    settings = TrainSettings.parse({**defaults, "seed": seed, **cell.plan.training}, "[training]")
+
+    learner = model.learner(settings)
+    trainer = Trainer(learner, data, Budget.parse(cell.plan.budget), folder=cell.folder, total_steps=cell.total_steps)
+    told = 0.0
+    for event in trainer.run():
+        if event.nll is not None or time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            _log(cell.folder, {"step": event.step, "total": event.total, "seconds": event.seconds, "nll": event.nll})
+    model = trainer.finish()
+    record.steps, record.seconds_train = trainer.step, trainer.seconds
+    record.training = {**settings.model_dump(mode="json"), "total_steps": trainer.total}
+    record.training["loss_in_nats"] = learner.loss_in_nats
+    write_bytes(cell.folder / "model.safetensors", weights_bytes(model))
+
+    _log(cell.folder, {"stage": "evaluation"})
+    wanted = cell.plan.evaluation
+    result = evaluate(
+        model,
+        data,
+        estimator=wanted.estimator,
+        num_samples=wanted.num_samples or card.num_samples.get(data.spec.kind, 1),
+        until_se=wanted.until_se,
+        points=wanted.points,
+        seed=wanted.seed,
+        split="test" if cell.plan.test else "valid",
+        max_seconds=wanted.max_seconds or None,
+    )
+    fill(record, result, seed=wanted.seed)
+    arrays = _curves(trainer) | evaluation_arrays(result)
+
+    _log(cell.folder, {"stage": "sampling"})
+    arrays |= _samples(model, data, record, registry, cell.plan.test)
+    if data.truth is not None:
+        grid = log_density_grid(model, data.truth, num_samples=min(result.num_samples, GRID_SAMPLES))
+        arrays |= {name: value.numpy() for name, value in grid.items()}
+    write_arrays(cell.folder / "arrays.npz", arrays)
+    trainer.discard_checkpoints()
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: the first GPU where there is one; CapabilityError for a GPU that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise CapabilityError(f"device {name} is not there: torch {torch.__version__} sees no GPU; use cpu or auto")
+    return torch.device(name)
+
+
+def protocol_of(blueprint: Blueprint, data: Dataset) -> dict[str, Any]:
+    """The data side of a number, with the target that this model answers about."""
+    target = data.protocol.target
+    if blueprint.adapters.class_mixture != "none":
+        target = {"joint": "p(x, y)", "marginal": "p(x)"}[blueprint.adapters.class_mixture]
+    protocol = replace(data.protocol, target=target)
+    return {**protocol.__dict__, "key": protocol.key}
+
+
+def fill(record: RunRecord, result: Evaluation, seed: int) -> None:
+    """Write an evaluation into a record."""
+    record.kind, record.certified, record.split = result.kind, result.certified, result.split
+    record.nll, record.nll_lower, record.infinite = result.nll, result.nll_lower, result.infinite
+    record.bits_per_dim = result.bits_per_dim
+    record.stderr, record.stderr_data, record.stderr_mc = result.stderr, result.stderr_data, result.stderr_mc
+    record.entropy, record.kl, record.kl_stderr = result.entropy, result.kl, result.kl_stderr
+    record.kl_quadrature, record.mass, record.below_floor = result.kl_quadrature, result.mass, result.below_floor
+    record.terms = result.terms
+    record.seconds_eval = result.seconds
+    record.evaluation = {
+        "estimator": result.estimator,
+        "kind": result.kind,
+        "num_samples": result.num_samples,
+        "points": result.points,
+        "precision": "float32",
+        "seed": seed,
+        "calls": result.calls,
+    }
+    if result.capped:
+        record.notes.append(f"evaluation stopped at its time limit after {result.points} points")
+    if result.infinite:
+        record.notes.append(f"{result.infinite} of {result.points} points have log-likelihood -inf")
+    if result.below_floor:
+        record.notes.append("the bound beats the truth by more than 4 paired standard errors: this is a bug")
+
+
+def evaluation_arrays(result: Evaluation) -> dict[str, np.ndarray[Any, Any]]:
+    """Per-example arrays of an evaluation, as `arrays.npz` names them."""
+    arrays = {"index": result.index.numpy(), "lower": result.result.lower.cpu().numpy()}
+    for name, value in (("upper", result.result.upper), ("variance", result.result.variance), ("log_p", result.log_p)):
+        if value is not None:
+            arrays[name] = value.cpu().numpy()
+    for name, value in result.result.arrays.items():
+        arrays[f"anatomy_{name}"] = value.cpu().to(torch.float32).numpy()
+    return arrays
+
+
+def weights_bytes(model: GenerativeModel) -> bytes:
+    """The state of a model as safetensors."""
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    return bytes(safetensors.torch.save(state))
+
+
+@functools.lru_cache(maxsize=2)
+def _dataset(reference: str, plugins: tuple[str, ...]) -> Dataset:
+    """Kept between the cells of one worker, which come data set by data set."""
+    return load_reference(load_registry(plugins), Reference.parse(reference, "data set"))
+
+
+def _curves(trainer: Trainer) -> dict[str, np.ndarray[Any, Any]]:
+    valid = [event for event in trainer.curve if event.nll is not None]
+    return {
+        "curve_step": np.array([event.step for event in trainer.curve], dtype=np.int64),
+        "curve_seconds": np.array([event.seconds for event in trainer.curve]),
+        "curve_loss": np.array([event.loss for event in trainer.curve]),
+        "valid_step": np.array([event.step for event in valid], dtype=np.int64),
+        "valid_seconds": np.array([event.seconds for event in valid]),
+        "valid_nll": np.array([event.nll for event in valid], dtype=np.float64),
+    }
+
+
+def _samples(
+    model: GenerativeModel, data: Dataset, record: RunRecord, registry: Registry, test: bool
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Draw, time, measure and store samples beside as many real ones."""
+    plane = data.truth is not None
+    n = PLANE_SAMPLES if plane else IMAGE_SAMPLES
+    reference = points_of(data, "test" if test else "valid", 2 * n)
+    condition = None
+    if model.spec.classes is not None and reference.y is not None:
+        condition = reference.y[torch.arange(n) % len(reference.y)].to(model.device)
+    try:
+        start = time.perf_counter()
+        samples = model.sample(n, seed=record.seed, condition=condition).cpu()
+        record.seconds_sample, record.samples = time.perf_counter() - start, n
+    except GenzooError as error:
+        record.notes.append(f"no samples: {error}")
+        return {}
+    first, second = reference.x[:n], reference.x[n : 2 * n]
+    for name, card in registry.metrics.items():
+        fits = data.spec.kind in card.data and (card.max_dims is None or data.spec.dims <= card.max_dims)
+        if fits and len(second) > 1:
+            metric = card.resolve()
+            record.metrics[name] = {
+                "value": metric(samples, first, 0),
+                "reference": metric(second, first[: len(second)], 0),
+            }
+    kept = min(n, STORED_PLANE_SAMPLES)
+    arrays: dict[str, np.ndarray[Any, Any]] = {"samples": samples[:kept].numpy(), "reference": first[:kept].numpy()}
+    if len(data.spec.event_shape) == 3:
+        arrays["nearest"] = _nearest(samples, data).numpy()
+    for name, frames in model.traces(first[:TRACES].to(model.device), TRACES, record.seed).items():
+        arrays[f"trace_{name}"] = frames.cpu().numpy()
+    return arrays
+
+
+def _nearest(samples: Tensor, data: Dataset) -> Tensor:
+    """The training example nearest to each sample, in Euclidean distance."""
+    flat = samples.flatten(1).to(torch.float32)
+    best = torch.full((len(samples),), float("inf"))
+    nearest = torch.zeros_like(samples)
+    generator = torch.Generator().manual_seed(0)
+    for part in torch.split(torch.arange(len(data.train)), 10_000):
+        x = data.train.batch(part, generator).x.cpu()
+        distance, at = torch.cdist(flat, x.flatten(1).to(torch.float32)).min(1)
+        closer = distance < best
+        best[closer] = distance[closer]
+        nearest[closer] = x[at[closer]]
+    return nearest
+
+
+def _describe(error: BaseException) -> dict[str, str]:
+    text = "".join(traceback.format_exception(error))
+    return {"type": type(error).__name__, "message": str(error) or repr(error), "traceback": text}
+
+
+def _log(folder: Path, entry: dict[str, Any]) -> None:
+    """One line of progress, for whoever watches; the result never depends on it."""
+    with (folder / "progress.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(finite({**entry, "time": time.time()})) + "\n")
+
+
+def read_progress(folder: Path) -> Iterator[dict[str, Any]]:
+    """The progress lines of a cell, oldest first; a line still being written is left out."""
+    path = folder / "progress.jsonl"
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                yield entry

@@ -1,0 +1,192 @@
+"""Evaluation: a bound on the test points, its errors, bits a dimension, and the distance to a known truth."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genzoo.errors import UnknownNameError
+from genzoo.interface import Estimator, GenerativeModel
+from genzoo.likelihood import Kind, LogLikelihood
+from genzoo.means import mean_and_errors
+from genzoo.spec import Dataset, Density
+from genzoo.training import evaluation_index, points_of
+
+FLOOR_ERRORS = 4.0
+"""Paired standard errors below the truth at which a bound is reported as a bug."""
+DEFAULT_POINTS = {"plane": 10_000, "other": 2_000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What one evaluation says. Numbers are nats; see RunRecord for their meaning.
+
+    Attributes:
+        index: which examples of the split, `(n,)`; result: the per-example answer; log_p: the truth's, where known.
+    """
+
+    nll: float
+    kind: Kind
+    certified: bool
+    nll_lower: float | None
+    infinite: int
+    bits_per_dim: float | None
+    stderr: float
+    stderr_data: float | None
+    stderr_mc: float | None
+    entropy: float | None
+    kl: float | None
+    kl_stderr: float | None
+    kl_quadrature: float | None
+    mass: float | None
+    below_floor: bool
+    terms: dict[str, float]
+    estimator: str
+    num_samples: int
+    points: int
+    capped: bool
+    split: str
+    seconds: float
+    calls: int | None
+    index: Tensor
+    result: LogLikelihood
+    log_p: Tensor | None
+
+    def __str__(self) -> str:
+        sign = {"exact": "=", "estimate": "~"}.get(self.kind, "<=")
+        kl = "" if self.kl is None else f", KL to the truth {self.kl:.4f} +- {self.kl_stderr:.4f}"
+        bits = "" if self.bits_per_dim is None else f" ({self.bits_per_dim:.4f} bits/dim)"
+        return f"NLL {sign} {self.nll:.4f} +- {self.stderr:.4f} nats{bits}{kl} [{self.estimator}, {self.kind}]"
+
+
+def make_estimator(model: GenerativeModel, name: str | None) -> Estimator:
+    """The estimator called `name`, or the model's default; UnknownNameError with the names there are."""
+    makers = model.estimators()
+    if name is None:
+        name = next(iter(makers))
+    if name not in makers:
+        raise UnknownNameError(f"estimator of {type(model).__name__}", name, makers)
+    return makers[name]()
+
+
+def evaluate(
+    model: GenerativeModel,
+    data: Dataset,
+    *,
+    estimator: str | None = None,
+    num_samples: int = 1,
+    until_se: float | None = None,
+    points: int | None = None,
+    seed: int = 0,
+    split: str = "test",
+    batch_size: int | None = None,
+    max_seconds: float | None = None,
+) -> Evaluation:
+    """Evaluate `model` on the first `points` of the one seeded permutation of a split.
+
+    Args:
+        estimator: a name of `model.estimators()`; None for the default.
+        num_samples, until_se, seed, batch_size, max_seconds: as in `Estimator.mean`.
+        points: None for 10,000 in the plane and 2,000 elsewhere.
+
+    Raises:
+        NumericsError: NaN or +inf among the values, with their count.
+    """
+    if points is None:
+        points = DEFAULT_POINTS["plane" if data.truth is not None else "other"]
+    x, y = points_of(data, split, points)
+    device = model.device
+    condition = y.to(device) if model.spec.classes is not None and y is not None else None
+    run = make_estimator(model, estimator)
+    start = time.perf_counter()
+    run.start(data.valid, seed)
+    mean = run.mean(
+        x.to(device),
+        num_samples,
+        seed,
+        condition,
+        until_se=until_se,
+        batch_size=batch_size,
+        max_seconds=max_seconds,
+    )
+    seconds = time.perf_counter() - start
+    done = len(mean.values)
+    result = mean.result
+    kl = kl_stderr = kl_quadrature = mass = log_p = None
+    if data.truth is not None:
+        log_p = data.truth.log_prob(x[:done].to(torch.float64))
+        variance = result.variance
+        difference = log_p - result.lower.cpu()
+        kl, kl_stderr, _, _ = mean_and_errors(difference, variance, result.shared_variance)
+        if result.kind == "exact":
+            kl_quadrature, mass = quadrature(model, data.truth)
+    bits = mean.mean / (data.spec.dims * math.log(2)) if data.spec.levels is not None else None
+    below = kl is not None and kl_stderr is not None and result.kind != "estimate" and kl < -FLOOR_ERRORS * kl_stderr
+    return Evaluation(
+        nll=-mean.mean,
+        kind=result.kind,
+        certified=result.certified,
+        nll_lower=None if result.upper is None else -float(result.upper.mean()),
+        infinite=mean.infinite,
+        bits_per_dim=None if bits is None else -bits,
+        stderr=mean.stderr,
+        stderr_data=mean.stderr_data,
+        stderr_mc=mean.stderr_mc,
+        entropy=None if data.truth is None else data.truth.entropy,
+        kl=kl,
+        kl_stderr=kl_stderr,
+        kl_quadrature=kl_quadrature,
+        mass=mass,
+        below_floor=below,
+        terms={name: float(term.mean()) for name, term in result.terms.items()},
+        estimator=run.name,
+        num_samples=mean.num_samples,
+        points=done,
+        capped=done < len(x),
+        split=split,
+        seconds=seconds,
+        calls=mean.calls,
+        index=evaluation_index(len({"train": data.train, "valid": data.valid, "test": data.test}[split]), done),
+        result=result,
+        log_p=log_p,
+    )
+
+
+def quadrature(model: GenerativeModel, truth: Density, chunk: int = 20_000) -> tuple[float, float]:
+    """(KL(p, q), mass of q) on the truth's own nodes, nats; for models whose answer is exact.
+
+    The mass of q misses what lies outside the truth's bounds, so it is at most 1 but for the rule's error.
+    """
+    nodes, weights = truth.quadrature()
+    log_p = truth.log_prob(nodes)
+    inputs = nodes.to(torch.float32)
+    log_q = torch.cat([model.log_likelihood(part.to(model.device)).lower.cpu() for part in torch.split(inputs, chunk)])
+    p = log_p.exp() * weights
+    inside = p > 0
+    kl = float((p[inside] * (log_p - log_q)[inside]).sum())
+    return kl, float((log_q.exp() * weights).sum())
+
+
+def log_density_grid(
+    model: GenerativeModel, truth: Density, size: int = 100, num_samples: int = 1
+) -> dict[str, Tensor]:
+    """Log-densities, nats, on a square grid over the truth's bounds.
+
+    Returns grid_x, grid_y `(size,)`, grid_truth, grid_model `(size, size)` with the first axis y.
+    """
+    (x0, x1), (y0, y1) = truth.bounds
+    xs = torch.linspace(x0, x1, size, dtype=torch.float64)
+    ys = torch.linspace(y0, y1, size, dtype=torch.float64)
+    nodes = torch.stack(torch.meshgrid(ys, xs, indexing="ij")[::-1], dim=-1).reshape(-1, 2)
+    inputs = nodes.to(torch.float32).to(model.device)
+    parts = [model.log_likelihood(part, num_samples, seed=0).lower.cpu() for part in torch.split(inputs, 2000)]
+    return {
+        "grid_x": xs,
+        "grid_y": ys,
+        "grid_truth": truth.log_prob(nodes).reshape(size, size),
+        "grid_model": torch.cat(parts).reshape(size, size),
+    }

@@ -1,0 +1,134 @@
+"""What a bench is to do: models, data sets, seeds, budget and evaluation, from flags or a TOML file. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, field_validator
+
+from genzoo.config import Budget, Config, Reference
+from genzoo.errors import ConfigError, PlanError
+from genzoo.records import cell_name
+
+DEFAULT_DATASETS = ("moons", "checkerboard", "mnist")
+DEFAULT_MAX_SECONDS = 40.0
+
+
+class EvaluationPlan(Config):
+    """How each trained model is evaluated."""
+
+    estimator: str | None = Field(None, description="a name that the model gives; none: its default")
+    num_samples: int | None = Field(None, ge=1, description="draws an example; none: the card's default effort")
+    until_se: float | None = Field(None, gt=0, description="Monte Carlo standard error to reach, nats")
+    points: int | None = Field(None, ge=2, description="test points; none: 10,000 in the plane, 2,000 elsewhere")
+    max_seconds: float = Field(
+        DEFAULT_MAX_SECONDS, ge=0, description="stop after the batch in which this has passed; 0: no limit"
+    )
+    seed: int = Field(0, ge=0, description="seed of the draws")
+
+
+class Plan(Config):
+    """A bench: every model on every data set from every seed."""
+
+    models: tuple[str, ...] = Field(min_length=1, description="names with inline options: flow[layers=8]")
+    datasets: tuple[str, ...] = Field(DEFAULT_DATASETS, min_length=1, description="names with options, or paths")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="a list; a number n means 0..n-1")
+    budget: str = Field("30s", description="2000steps, 10epochs or 60s a cell")
+    threads: int = Field(1, ge=1, description="torch threads a cell; never derived from the number of jobs")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:i")
+    training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainSettings that override models'")
+    evaluation: EvaluationPlan = Field(default_factory=lambda: EvaluationPlan(), description="see EvaluationPlan")
+    test: bool = Field(True, description="false ends at validation, for tuning")
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("budget")
+    @classmethod
+    def _budget(cls, value: str) -> str:
+        return str(Budget.parse(value))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A plan from TOML; PlanError naming the file."""
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise PlanError(f"plan {path} is not valid TOML: {error}") from None
+        try:
+            return cls.parse(values, f"plan {path}")
+        except ConfigError as error:
+            raise PlanError(str(error)) from None
+
+    def to_toml(self) -> str:
+        """The plan as TOML that `read` reads back."""
+        values = self.model_dump(mode="json")
+        tables = {key: values.pop(key) for key in ("training", "evaluation")}
+        lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
+        for name, table in tables.items():
+            lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
+        return "\n".join(lines) + "\n"
+
+    @property
+    def key(self) -> str:
+        """Ten hex digits over everything that changes a number."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:10]
+
+    def cells(self, folder: Path, plugin_files: tuple[str, ...] = ()) -> Iterator[Cell]:
+        """Every cell, data set by data set, so that models on one data set finish near each other."""
+        for dataset in self.datasets:
+            for seed in self.seeds:
+                for model in self.models:
+                    yield Cell(plan=self, model=model, dataset=dataset, seed=seed, run=folder, plugins=plugin_files)
+
+
+class Cell(Config):
+    """One model on one data set from one seed, as it travels to a worker."""
+
+    plan: Plan
+    model: str
+    dataset: str
+    seed: int
+    run: Path
+    plugins: tuple[str, ...] = ()
+    total_steps: int | None = None
+    """Steps fixed by an earlier run whose budget was in seconds (`--replay`)."""
+
+    @property
+    def name(self) -> str:
+        """Folder name; its hash covers what changes the number: the evaluation is not part of it, training is."""
+        model, data = Reference.parse(self.model), Reference.parse(self.dataset, "data set")
+        identity = {
+            "model": str(model),
+            "dataset": str(data),
+            "seed": self.seed,
+            "budget": self.plan.budget,
+            "threads": self.plan.threads,
+            "device": self.plan.device.split(":")[0],
+            "training": self.plan.training,
+            "evaluation": self.plan.evaluation.model_dump(mode="json"),
+            "test": self.plan.test,
+        }
+        return cell_name(model.name, data.name.split("/")[-1], self.seed, identity)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files go."""
+        return self.run / "cells" / self.name
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return json.dumps(value)

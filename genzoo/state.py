@@ -1,0 +1,106 @@
+"""Nested state to flat files and back: tensors in safetensors, the rest in JSON. No pickle, no torch.load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from genzoo.errors import RunError
+from genzoo.records import write_bytes
+
+TENSOR, INT_KEYS, TUPLE = "$tensor", "$int_keys", "$tuple"
+
+
+def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
+    """Tensors by number, and a JSON tree that points to them. Leaves: tensors, numbers, strings, booleans, None."""
+    tensors: dict[str, Tensor] = {}
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, Tensor):
+            name = str(len(tensors))
+            # clones part shared storage, which safetensors refuses
+            tensors[name] = node.detach().cpu().contiguous().clone()
+            return {TENSOR: name}
+        if isinstance(node, Mapping):
+            if node and all(isinstance(key, int) for key in node):
+                return {INT_KEYS: {str(key): walk(value) for key, value in node.items()}}
+            return {str(key): walk(value) for key, value in node.items()}
+        if isinstance(node, tuple):
+            return {TUPLE: [walk(value) for value in node]}
+        if isinstance(node, list):
+            return [walk(value) for value in node]
+        if node is None or isinstance(node, (bool, int, float, str)):
+            return node
+        raise TypeError(f"state may hold tensors, numbers, strings, lists and dicts; got {type(node).__name__}")
+
+    return tensors, walk(tree)
+
+
+def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
+    """The inverse of `flatten`; tensors on the CPU."""
+    if isinstance(tree, list):
+        return [unflatten(tensors, value) for value in tree]
+    if isinstance(tree, dict):
+        if tree.keys() == {TENSOR}:
+            return tensors[tree[TENSOR]]
+        if tree.keys() == {INT_KEYS}:
+            return {int(key): unflatten(tensors, value) for key, value in tree[INT_KEYS].items()}
+        if tree.keys() == {TUPLE}:
+            return tuple(unflatten(tensors, value) for value in tree[TUPLE])
+        return {key: unflatten(tensors, value) for key, value in tree.items()}
+    return tree
+
+
+def copied(tree: Any) -> Any:
+    """The same tree with its tensors cloned, so that later steps do not change it."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, Mapping):
+        return {key: copied(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(copied(value) for value in tree)
+    return tree
+
+
+def save_state(path: Path, tree: Any) -> None:
+    """Write a state tree as one safetensors file, its JSON and the SHA-256 of the tensors in the header; atomically."""
+    tensors, skeleton = flatten(tree)
+    tensors.setdefault("", torch.zeros(0))  # safetensors wants at least one
+    digest = _digest(tensors)
+    metadata = {"genzoo": "1", "tree": json.dumps(skeleton), "sha256": digest}
+    write_bytes(path, safetensors.torch.save(tensors, metadata=metadata))
+
+
+def load_state(path: Path) -> Any:
+    """Read what `save_state` wrote; RunError naming the file when it is missing, foreign or damaged."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from None
+    if metadata.get("genzoo") != "1":
+        raise RunError(f"{path} is not a genzoo state file")
+    if metadata.get("sha256") != _digest(tensors):
+        raise RunError(f"{path} is damaged: its checksum does not fit; delete it")
+    try:
+        return unflatten(tensors, json.loads(metadata["tree"]))
+    except (ValueError, KeyError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {error!r}; delete it") from None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

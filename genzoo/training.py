@@ -1,0 +1,281 @@
+"""The training loop: one loop for every learner, yielding small records.
+
+A budget in seconds counts training alone. Before the first step the loop times some steps on a copy of the state, which
+it then throws away, fixes the number of steps, and writes it down: from there on training is a function of the seed.
+
+The loop owns the seeds, the order of the examples, validation, selection and checkpoints:
+    - batches are consecutive parts of seeded permutations; the last, smaller part of an epoch is left out;
+    - the state that is kept is the one with the best validation bound (common points, common draws); an `estimate` and
+      the upper end of a bracket never select;
+    - the global RNG of the caller is untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genzoo.config import Budget
+from genzoo.errors import BudgetError, DataError, RunError
+from genzoo.interface import GenerativeModel, Learner, derive_seed
+from genzoo.means import MeanResult
+from genzoo.spec import Batch, Dataset
+from genzoo.state import copied, load_state, save_state
+
+TIMING_SHARE = 0.03
+"""Part of a budget in seconds spent on timing steps."""
+WARM_UP_STEPS = 5
+VALIDATIONS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
+"""Shares of the training at which the model is validated."""
+VALIDATION_EFFORT = 4
+"""Monte Carlo draws a validation point."""
+CHECKPOINT_SECONDS = 60.0
+LOSS_POINTS = 200
+"""How many points the curve of the training loss has, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A step worth telling of.
+
+    Attributes:
+        step, total: steps done and planned.
+        seconds: training time so far, without validation and checkpoints.
+        loss: mean training loss since the last event.
+        nll: minus the validation bound, nats, where this event validated (inf where the bound is -inf).
+    """
+
+    step: int
+    total: int
+    seconds: float
+    loss: float
+    nll: float | None = None
+
+
+class Trainer:
+    """Trains one learner on one data set. Iterate `run()`; then `finish()` gives the model that was selected.
+
+    Args:
+        learner: made from a model on its device.
+        data: moved to the model's device by the caller where that pays.
+        budget: steps, epochs or seconds.
+        folder: where checkpoints go; None for none. An existing checkpoint there is continued.
+        total_steps: replay a budget in seconds with the number of steps fixed by an earlier run.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        data: Dataset,
+        budget: Budget,
+        *,
+        folder: Path | None = None,
+        total_steps: int | None = None,
+    ) -> None:
+        if min(len(data.train), len(data.valid)) == 0:
+            raise DataError(f"expected examples to train and validate on; got {len(data.train)} and {len(data.valid)}")
+        self.learner = learner
+        self.data = data
+        self.budget = budget
+        self.folder = folder
+        self.total = total_steps
+        self.seed = learner.settings.seed
+        self.step = 0
+        self.seconds = 0.0
+        self.curve: list[Event] = []
+        self.batch_size = min(learner.settings.batch_size or len(data.train), len(data.train))
+        self.steps_per_epoch = len(data.train) // self.batch_size
+        self._best: tuple[float, Any] | None = None
+        self.device = learner.evaluated().device
+        self._rng = _seeded_states(self.seed, self.device)
+        self._noise = torch.Generator().manual_seed(derive_seed("noise", self.seed))
+        self._order: tuple[int, Tensor] | None = None
+
+    def run(self) -> Iterator[Event]:
+        """Train to the end of the budget, from the last checkpoint where there is one."""
+        if not self._resume():
+            with _forked(self):
+                self.learner.start(self.data.train)
+        if self.total is None:
+            self.total = self._plan()
+        marks = {max(1, round(share * self.total)) for share in VALIDATIONS}
+        every = max(1, self.total // LOSS_POINTS)
+        losses: list[Tensor] = []
+        saved = time.monotonic()
+        while self.step < self.total and not self.learner.converged:
+            start = time.perf_counter()
+            with _forked(self):
+                while True:
+                    losses.append(self._train_step())
+                    if self.step in marks or self.step % every == 0 or self.learner.converged:
+                        break
+            loss = float(torch.stack(losses).mean())  # waits for the device, so that its time is counted
+            self.seconds += time.perf_counter() - start
+            losses.clear()
+            last = self.step >= self.total or self.learner.converged
+            nll = self._validate() if self.step in marks or last else None
+            event = Event(step=self.step, total=self.total, seconds=self.seconds, loss=loss, nll=nll)
+            self.curve.append(event)
+            if self.folder is not None and (nll is not None or time.monotonic() - saved > CHECKPOINT_SECONDS):
+                self._save()
+                saved = time.monotonic()
+            yield event
+
+    def finish(self) -> GenerativeModel:
+        """The selected model: its best state by validation, or its last where validation cannot select."""
+        model = self.learner.evaluated()
+        if self._best is not None:
+            model.load_state_dict(self._best[1])
+        return model
+
+    def _train_step(self) -> Tensor:
+        epoch, at = divmod(self.step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
+            self._order = (epoch, torch.randperm(len(self.data.train), generator=generator))
+        indices = self._order[1][at * self.batch_size : (at + 1) * self.batch_size]
+        batch = self.data.train.batch(indices, self._noise)
+        metrics = self.learner.step(_moved(batch, self.device), self.step / (self.total or 1))
+        self.step += 1
+        return metrics["loss"].detach().to(torch.float64)
+
+    def _plan(self) -> int:
+        """The number of steps that the budget means; for seconds, by timing a copy that is thrown away."""
+        if self.budget.unit == "steps":
+            return int(self.budget.amount)
+        if self.budget.unit == "epochs":
+            return max(1, round(self.budget.amount * self.steps_per_epoch))
+        kept = copied(self.learner.state_dict()), self._rng, self._noise.get_state()
+        self.total = 1_000_000_000  # progress stays near zero while timing
+        start, steps = time.perf_counter(), 0
+        with _forked(self):
+            for _ in range(WARM_UP_STEPS):
+                self._train_step()
+            warm = time.perf_counter()
+            while steps == 0 or time.perf_counter() - warm < TIMING_SHARE * self.budget.amount:
+                float(self._train_step())
+                steps += 1
+        now = time.perf_counter()
+        self.learner.load_state_dict(kept[0])
+        self._rng = kept[1]
+        self._noise.set_state(kept[2])
+        self.step = 0
+        left = self.budget.amount - (now - start)
+        total = math.floor(left / ((now - warm) / steps))
+        if total < 1:
+            raise BudgetError(f"a budget of {self.budget} holds no step: one takes {(now - warm) / steps:.3g}s here")
+        self.seconds = now - start
+        return total
+
+    def _validate(self) -> float:
+        self.learner.finish(self.data.train, self.data.valid)
+        model = self.learner.evaluated()
+        result = validation_bound(model, self.data)
+        if result.kind != "estimate" and (self._best is None or -result.mean <= self._best[0]):
+            self._best = (-result.mean, copied(model.state_dict()))
+        return -result.mean
+
+    def _save(self) -> None:
+        assert self.folder is not None
+        state = {
+            "learner": self.learner.state_dict(),
+            "total": self.total,
+            "step": self.step,
+            "seconds": self.seconds,
+            "rng": self._rng,
+            "noise": self._noise.get_state(),
+            "best": None if self._best is None else list(self._best),
+            "curve": [[e.step, e.total, e.seconds, e.loss, e.nll] for e in self.curve],
+        }
+        save_state(self.folder / f"checkpoint-{self.step:09d}.safetensors", state)
+        for old in sorted(self.folder.glob("checkpoint-*.safetensors"))[:-2]:
+            old.unlink()
+
+    def _resume(self) -> bool:
+        """Go on from the newest checkpoint that can be read."""
+        if self.folder is None:
+            return False
+        for path in sorted(self.folder.glob("checkpoint-*.safetensors"), reverse=True):
+            try:
+                state = load_state(path)
+                self.learner.load_state_dict(state["learner"])
+            except (RunError, KeyError, RuntimeError):
+                continue
+            self.total, self.step, self.seconds = state["total"], state["step"], state["seconds"]
+            self._rng = state["rng"]
+            self._noise.set_state(state["noise"])
+            self._best = None if state["best"] is None else (state["best"][0], state["best"][1])
+            self.curve = [
+                Event(step=s, total=t, seconds=sec, loss=loss, nll=nll) for s, t, sec, loss, nll in state["curve"]
+            ]
+            return True
+        return False
+
+    def discard_checkpoints(self) -> None:
+        """Delete the checkpoints, once the result is stored."""
+        if self.folder is not None:
+            for path in self.folder.glob("checkpoint-*.safetensors"):
+                path.unlink()
+
+
+def validation_bound(model: GenerativeModel, data: Dataset) -> MeanResult:
+    """The bound on the first points of one permutation of the validation split, with draws common to all calls."""
+    points = 2000 if data.spec.dims <= 16 else 256
+    x, y = points_of(data, "valid", points)
+    y = y if model.spec.classes is not None and y is not None else None
+    make = next(iter(model.estimators().values()))
+    x, y = _moved(Batch(x, y), model.device)
+    return make().mean(x, VALIDATION_EFFORT, 0, y)
+
+
+def points_of(data: Dataset, split: str, points: int) -> Batch:
+    """The first `points` of one seeded permutation of a split."""
+    source = {"train": data.train, "valid": data.valid, "test": data.test}[split]
+    indices = evaluation_index(len(source), points)
+    return source.batch(indices, torch.Generator().manual_seed(derive_seed("points", split)))
+
+
+def evaluation_index(n: int, points: int) -> Tensor:
+    """The first `points` of the one seeded permutation of 0..n-1 that all evaluations share, `(points,)` int64."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:points]
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    return Batch(batch.x.to(device), None if batch.y is None else batch.y.to(device))
+
+
+def _seeded_states(seed: int, device: torch.device) -> list[Tensor]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return _rng_states(device)
+
+
+def _rng_states(device: torch.device) -> list[Tensor]:
+    """Of the global generators that a model on `device` draws from: the CPU's and, there, the GPU's."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_rng_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)
+
+
+@contextlib.contextmanager
+def _forked(trainer: Trainer) -> Iterator[None]:
+    """Run with the trainer's own global RNG states, and keep them for the next time."""
+    outer = _rng_states(trainer.device)
+    _set_rng_states(trainer._rng, trainer.device)
+    try:
+        yield
+    finally:
+        trainer._rng = _rng_states(trainer.device)
+        _set_rng_states(outer, trainer.device)
