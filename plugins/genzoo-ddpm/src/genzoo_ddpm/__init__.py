@@ -1,0 +1,37 @@
+"""The genzoo plugin that brings denoising diffusion. Importing it imports no torch."""
+
+from __future__ import annotations
+
+from genzoo.cards import ModelCard
+from genzoo.hookspecs import hookimpl
+
+__all__ = ["genzoo_models"]
+
+
+@hookimpl
+def genzoo_models() -> list[ModelCard]:
+    """ddpm and its variant ddim."""
+    family, real = "denoising diffusion", {"real": {"standardize": True}}
+    effort = {"real": 64, "binary": 8, "discrete": 8}
+    return [
+        ModelCard(
+            name="ddpm",
+            summary="denoising diffusion with its full variational bound, estimated from drawn time steps",
+            family=family,
+            target="genzoo_ddpm.ddpm:DDPM",
+            paper="Ho et al. 2020, arXiv:2006.11239",
+            adapters=real,
+            num_samples=effort,
+            kind="lower_bound",
+        ),
+        ModelCard(
+            name="ddim",
+            summary="the same with DDIM's less noisy sampler (eta), and the bound of that very sampler",
+            family=family,
+            target="genzoo_ddpm.ddpm:DDIM",
+            paper="Song et al. 2021, arXiv:2010.02502",
+            adapters=real,
+            num_samples=effort,
+            kind="lower_bound",
+        ),
+    ]

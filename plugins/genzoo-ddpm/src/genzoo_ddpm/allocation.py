@@ -1,0 +1,101 @@
+"""The sum over t of the bound, estimated without bias from K steps an example.
+
+With h_t(x, eps) the term at step t, any baseline b_t and slope c_t, and D = E |eps|^2,
+
+    sum_t E h_t = sum_t b_t + E_{t ~ q} [r_t / q_t],    r_t = h_t - b_t - c_t (|eps|^2 - D).
+
+b, c and q are fitted by a pilot (b_t = mean h_t; c_t by least squares; q_t proportional to the root mean square of r_t,
+the Neyman allocation) and are wrong for no answer: they change its variance only. Steps are drawn by inverting the CDF
+of q in floor(K / 2) strata, two independent draws in each (three in the last for odd K), so that the spread inside the
+strata estimates the variance of the stratified mean without bias.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+UNIFORM_SHARE = 0.05
+"""Part of q spread evenly, since a pilot may miss a rare large term."""
+
+
+class Draws(NamedTuple):
+    """Steps and their probabilities q, both `(K, B)`; consecutive draws share strata."""
+
+    step: Tensor
+    probability: Tensor
+
+
+class Allocation(nn.Module):
+    """Baseline, slope and probability of each step; unfitted: 0, 0 and uniform over `first..steps - 1`."""
+
+    baseline: Tensor
+    slope: Tensor
+    probability: Tensor
+
+    def __init__(self, steps: int, first: int) -> None:
+        super().__init__()
+        self.first = first
+        probability = (torch.arange(steps) >= first).to(torch.float64)
+        self.register_buffer("baseline", torch.zeros(steps, dtype=torch.float64))
+        self.register_buffer("slope", torch.zeros(steps, dtype=torch.float64))
+        self.register_buffer("probability", probability / probability.sum())
+
+    def fit(self, values: Tensor, excess: Tensor, dims: int) -> None:
+        """Fit to a pilot: h_t `(T, n)` and |eps|^2 - D `(T, n)`, whose variance is 2 D; rows before `first` unused."""
+        self.baseline.copy_(values.mean(1))
+        self.slope.copy_((values * excess).mean(1) / (2 * dims))
+        self.baseline[: self.first] = self.slope[: self.first] = 0
+        square = self.residual(values, excess, torch.arange(len(values), device=values.device)[:, None]).square()
+        square = _smooth(square.mean(1)[self.first :])
+        share = square.sqrt() / square.sqrt().sum().clamp(min=torch.finfo(torch.float64).tiny)
+        even = 1 / len(share)
+        share = (1 - UNIFORM_SHARE) * share + UNIFORM_SHARE * even
+        self.probability[self.first :] = share / share.sum()
+
+    def residual(self, values: Tensor, excess: Tensor, step: Tensor) -> Tensor:
+        """r_t = h_t - b_t - c_t (|eps|^2 - D)."""
+        return values - self.baseline[step] - self.slope[step] * excess
+
+    def draw(self, num_samples: int, n: int) -> Draws:
+        """Stratified steps `(K, n)`, independent between examples."""
+        device = self.probability.device
+        stratum = strata(num_samples, device)
+        size = torch.bincount(stratum).to(torch.float64)  # (H,)
+        low = size.cumsum(0) - size
+        place = torch.rand(num_samples, n, dtype=torch.float64, device=device)
+        place = (low[stratum][:, None] + size[stratum][:, None] * place) / num_samples
+        cdf = self.probability.cumsum(0)
+        step = torch.searchsorted(cdf, place * cdf[-1], right=True).clamp(self.first, len(cdf) - 1)
+        return Draws(step, self.probability[step])
+
+
+def strata(num_samples: int, device: torch.device) -> Tensor:
+    """Stratum of each of K draws `(K,)`: two a stratum, a third in the last for odd K."""
+    count = max(1, num_samples // 2)
+    return (torch.arange(num_samples, device=device) // 2).clamp(max=count - 1)
+
+
+def stratified_variance(weighted: Tensor) -> Tensor | None:
+    """Unbiased variance `(B,)` of the mean over K of r / q `(K, B)` drawn by `strata`; None for K = 1.
+
+    var = sum_h (n_h / K)^2 s_h^2 / n_h, s_h^2 the sample variance inside stratum h of n_h draws.
+    """
+    k = len(weighted)
+    if k == 1:
+        return None
+    stratum = strata(k, weighted.device)
+    size = torch.bincount(stratum).to(weighted.dtype)[:, None]  # (H, 1)
+    total = torch.zeros(len(size), weighted.shape[1], dtype=weighted.dtype, device=weighted.device)
+    centre = total.index_add(0, stratum, weighted) / size
+    spread = total.index_add(0, stratum, (weighted - centre[stratum]).square()) / (size - 1)
+    return (spread * size).sum(0) / k**2
+
+
+def _smooth(x: Tensor, width: int = 5) -> Tensor:
+    """Running mean `(T,)`: neighbouring steps hardly differ, and a pilot of few examples is noisy."""
+    width = min(width, len(x) - (len(x) + 1) % 2)
+    padded = nn.functional.pad(x[None, None], (width // 2, width // 2), mode="replicate")
+    return nn.functional.avg_pool1d(padded, width, stride=1)[0, 0]

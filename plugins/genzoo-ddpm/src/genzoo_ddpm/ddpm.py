@@ -1,0 +1,40 @@
+"""DDPM and DDIM: one network and objective, two reverse chains.
+
+DDIM's sampler (Song et al. 2021, arXiv:2010.02502, eq. 12) with 0 < eta <= 1 is the reverse of another inference
+process with the same q(x_t given x_0), whose posterior variance is eta^2 times Ho's. Its variational bound is computed
+like DDPM's from that chain's tables, so the number speaks of that very sampler. At eta = 0 the bound is -inf.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+from pydantic import Field
+
+from genzoo.config import Config
+from genzoo.spec import DataSpec
+from genzoo_ddpm.diffusion import Diffusion, DiffusionConfig
+
+
+@final
+class DDPM(Diffusion):
+    """Denoising diffusion with ancestral sampling (Ho et al. 2020, arXiv:2006.11239)."""
+
+    def __init__(self, spec: DataSpec, config: DiffusionConfig | None = None) -> None:
+        super().__init__(spec, config, eta=1.0)
+
+
+class DDIMConfig(DiffusionConfig):
+    """As for DDPM, with the share of noise in each step."""
+
+    eta: float = Field(0.5, ge=0, le=1, description="noise of a step over DDPM's; 0 samples but has no finite bound")
+
+
+@final
+class DDIM(Diffusion):
+    """Denoising diffusion with DDIM's sampler (Song et al. 2021, arXiv:2010.02502)."""
+
+    Config: ClassVar[type[Config]] = DDIMConfig
+
+    def __init__(self, spec: DataSpec, config: DDIMConfig | None = None) -> None:
+        super().__init__(spec, config, eta=(config or DDIMConfig()).eta)

@@ -1,0 +1,384 @@
+"""Denoising diffusion with T steps (Ho et al. 2020, arXiv:2006.11239) and its full variational bound.
+
+Notation and chain as in schedules.py: x_t = a_t x_0 + s_t eps; the network gives eps_hat(x_t, t), and with it
+x0_hat = (x_t - s_t eps_hat) / a_t. The model is p(x_T) = N(a_T m, a_T^2 diag C + s_T^2), m and C the data's mean and
+covariance, then p(x_{t-1} given x_t) = N(A_t x_t + C_t x0_hat, v_t) down to t = 2, then a decoder p(x_0 given x_1):
+
+    -log p(x_0) <= KL(q(x_T given x_0), p(x_T)) + sum_{t=2}^T E KL_t - E log p(x_0 given x_1)
+    KL_t = 1/2 sum_i [log v_t / b_t + b_t / v_t - 1 + (C_t s_t / a_t)^2 (eps - eps_hat)_i^2 / v_t]
+
+Steps are held at index t - 1. Index 0 is the decoder: it is one of the steps that the estimate draws where it needs the
+network (real data), and is evaluated once or twice an example where it does not (codes).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from genzoo.config import Config, TrainSettings
+from genzoo.errors import CapabilityError, ConfigError
+from genzoo.interface import Estimator, GradientModel, evaluating, seeded
+from genzoo.likelihood import LogLikelihood
+from genzoo.nn import condition_features, condition_width
+from genzoo.spec import DataSpec, Split
+from genzoo_ddpm.allocation import Allocation, stratified_variance
+from genzoo_ddpm.decoders import GaussianDecoder, LevelsDecoder
+from genzoo_ddpm.estimators import BoundEstimator
+from genzoo_ddpm.networks import GaussianDenoiser, VectorNetwork
+from genzoo_ddpm.objectives import OBJECTIVES
+from genzoo_ddpm.schedules import Chain, CosineSchedule, LinearSchedule, LogSNRSchedule, Schedule, column
+from genzoo_ddpm.unet import PatchUNet
+from genzoo_ddpm.variances import VARIANCES
+
+FIT_EXAMPLES = 20_000
+"""Training examples behind the mean and covariance of the Gaussian part."""
+
+LEVELS_LOG_SNR = 13.3 - 2 * math.log(255)
+"""End point for two levels at which half a level is three standard deviations, as VDM's 13.3 is for 256."""
+
+
+class DiffusionConfig(Config):
+    """Configuration of a denoising diffusion. Defaults were measured, see the README."""
+
+    steps: int = Field(256, ge=2, description="T; with log-SNR end points the bound hardly falls beyond 256")
+    schedule: Literal["log_snr", "linear", "cosine"] = Field(
+        "log_snr", description="log_snr: lam_t linear in t; linear, cosine: beta_t by Ho and by Nichol & Dhariwal"
+    )
+    log_snr_max: float | None = Field(
+        None, description="lam_1 of log_snr; none: 13.3 for real data and 256 levels, less for fewer levels"
+    )
+    log_snr_min: float = Field(-5.0, description="lam_T of log_snr")
+    objective: Literal["vlb", "simple"] = Field("vlb", description="the bound itself, or Ho's mean squared error")
+    variance: Literal["analytic", "small", "large", "learned"] = Field(
+        "analytic", description="reverse variance: optimum per step, posterior variance, beta_t, or from the network"
+    )
+    decoder_variance: float | None = Field(
+        None, gt=0, description="v_1 of the last step; none: fitted (real data), s_1^2 / a_1^2 (codes)"
+    )
+    width: int | None = Field(None, ge=8, description="features of the network; none: 128 for vectors, 48 for images")
+    blocks: int = Field(3, ge=1, description="residual blocks of the network for vectors")
+
+
+class Diffusion(GradientModel):
+    """The chain, its network and its bound; DDPM and DDIM are its leaves and differ in `eta` alone."""
+
+    Config: ClassVar[type[Config]] = DiffusionConfig
+
+    def __init__(self, spec: DataSpec, config: DiffusionConfig | None, eta: float) -> None:
+        super().__init__(spec, config)
+        c = self.options
+        self.eta = eta
+        self.chain = Chain(_schedule(spec, c), eta)
+        levels = spec.levels
+        self.decoder: GaussianDecoder | LevelsDecoder = (
+            GaussianDecoder(self.chain, c.decoder_variance)
+            if levels is None
+            else LevelsDecoder(self.chain, c.decoder_variance, levels)
+        )
+        self.first = 0 if self.decoder.uses_network else 1
+        self.variance = VARIANCES[c.variance](self.chain)
+        self.objective = OBJECTIVES[c.objective]()
+        self.allocation = Allocation(c.steps, self.first)
+        self.gaussian = GaussianDenoiser(spec.dims)
+        outputs, classes = 1 + self.variance.outputs, condition_width(spec)
+        shape = spec.event_shape
+        self.network: PatchUNet | VectorNetwork = (
+            PatchUNet((shape[0], shape[1], shape[2]), outputs, classes, c.width or 48)
+            if len(shape) == 3
+            else VectorNetwork(spec.dims, outputs * spec.dims, classes, c.width or 128, c.blocks)
+        )
+
+    @property
+    def options(self) -> DiffusionConfig:
+        """The config, typed."""
+        assert isinstance(self.config, DiffusionConfig)
+        return self.config
+
+    @property
+    def loss_in_nats(self) -> bool:
+        """True for the variational objective."""
+        return self.objective.in_nats
+
+    def default_training(self) -> TrainSettings:
+        """Measured on the toys and on MNIST, see the README."""
+        if len(self.spec.event_shape) == 3:
+            return TrainSettings(learning_rate=2e-3, batch_size=64, betas=(0.9, 0.99), clip=None, ema=0.999)
+        return TrainSettings(learning_rate=2e-3, batch_size=512, betas=(0.9, 0.99), clip=None, ema=0.999)
+
+    # the network
+
+    def _predict(self, x: Tensor, step: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+        """eps_hat `(R, D)` at x_t, and the network's output for a learned variance."""
+        signal, noise = column(self.chain.signal, step, x), column(self.chain.noise, step, x)
+        output = self.network(x, self.chain.log_snr[step].to(x.dtype), condition)
+        mean, *rest = output.chunk(1 + self.variance.outputs, dim=1)
+        return self.gaussian(x, signal, noise) + signal * mean, rest[0] if rest else None
+
+    def _log_variance(self, step: Tensor, output: Tensor | None) -> Tensor:
+        """log v_t of the reverse step, of the decoder at index 0: `(R, 1 or D)` float64."""
+        first = (step == 0)[:, None]
+        return torch.where(first, self.decoder.log_variance, self.variance.log_variance(step, output).double())
+
+    def _nats(self, step: Tensor, square: Tensor, log_variance: Tensor) -> Tensor:
+        """The bound's term `(R,)` float64 at each step: KL_t, or -log p(x_0 given x_1) at index 0 of real data."""
+        chain, first = self.chain, (step == 0)[:, None]
+        weight = (chain.pull * chain.noise / chain.signal).square()[step][:, None]
+        posterior = chain.variance[step][:, None]
+        share = posterior / log_variance.exp()
+        fixed = torch.where(first, math.log(2 * math.pi), share - 1 - torch.where(first, 1.0, posterior).log())
+        return 0.5 * (log_variance + fixed + weight * square / log_variance.exp()).sum(1)
+
+    def _terms(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared errors of eps `(R, D)` and the bound's term `(R,)`, in batches of the network's size."""
+        squares, nats = [], []
+        for x_, step_, eps_, condition_ in zip(
+            *(torch.split(part, self.network.rows) for part in (x, step, eps, condition)), strict=True
+        ):
+            mean, output = self._predict(self.chain.noised(x_, step_, eps_), step_, condition_)
+            squares.append((eps_ - mean).square())
+            # squares of D numbers are summed in float64, as D * T terms of the bound must be
+            nats.append(self._nats(step_, squares[-1].double(), self._log_variance(step_, output)))
+        return torch.cat(squares), torch.cat(nats)
+
+    # training
+
+    def _loss(self, x: Tensor, progress: float, condition: Tensor | None) -> Tensor:
+        z, labels = self._encoded(x, condition)
+        step = self.objective.draw(len(z), self.first, len(self.chain), z.device)
+        eps = torch.randn_like(z)
+        mean, output = self._predict(self.chain.noised(z, step, eps), step, labels)
+        log_variance = self._log_variance(step, output)
+        # The decoder's constant would be the loudest term of the loss when index 0 is drawn; it is added exactly.
+        constant = self._decoder_constant()
+        offset = torch.where(step == 0, constant, 0.0)
+        loss = self.objective.loss(
+            (eps - mean).square(),
+            lambda square: self._nats(step, square.double(), log_variance) - offset,
+            len(self.chain) - self.first,
+        )
+        if self.objective.in_nats:
+            loss = loss + constant + self._prior(z) + self._decoder_loss(z)
+        return loss.to(z.dtype)
+
+    def _decoder_constant(self) -> Tensor:
+        """1/2 D log(2 pi v_1) where the decoder is one of the drawn steps, else 0."""
+        constant = 0.5 * self.spec.dims * (math.log(2 * math.pi) + self.decoder.log_variance)
+        return constant if self.decoder.uses_network else torch.zeros_like(constant)
+
+    def _decoder_loss(self, z: Tensor) -> Tensor:
+        """-log p(codes given x_1) `(B,)` from a random 1 in 16 of the dimensions: it has no gradient, and is small."""
+        if not isinstance(self.decoder, LevelsDecoder):
+            return torch.zeros(len(z), device=z.device)
+        dims = self.spec.dims
+        some = torch.randperm(dims, device=z.device)[: max(1, dims // 16)]
+        return -self._decoder_draw(z[:, some]) * (dims / len(some))
+
+    def _decoder_draw(self, z: Tensor) -> Tensor:
+        """log p(codes given x_1) `(B,)` float64 with a fresh x_1."""
+        assert isinstance(self.decoder, LevelsDecoder)
+        mean = z + torch.randn_like(z) * float(self.chain.noise[0] / self.chain.signal[0])
+        return self.decoder.log_prob(z, mean).double().sum(1)
+
+    def _encoded(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        z = self.decoder.encode(x).flatten(1)
+        return z, condition_features(self.spec, condition, len(z), z)
+
+    def _initialise(self, train: Split) -> None:
+        self.gaussian.fit(self._encoded(*_subset(train, FIT_EXAMPLES, self.device))[0])
+
+    def _calibrate(self, train: Split, valid: Split) -> None:
+        # Training data: validation data then speak of what was chosen without them.
+        rows = 1 << (17 if self.network.rows > 1000 else 13)
+        z, labels = self._encoded(*_subset(train, max(8, rows // len(self.chain)), self.device))
+        square, _, _ = self._pilot(z, labels)
+        scale = (self.chain.noise / self.chain.signal).square()  # (x_0 - x0_hat)^2 = (s / a)^2 (eps - eps_hat)^2
+        mean_square = scale * square.mean(1) / self.spec.dims
+        self.variance.fit(self.chain, mean_square)
+        if isinstance(self.decoder, GaussianDecoder):
+            self.decoder.fit(mean_square[0])
+        _, values, excess = self._pilot(z, labels)
+        self.allocation.fit(values, excess, self.spec.dims)
+
+    def _pilot(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """|eps - eps_hat|^2, the bound's term and |eps|^2 - D, each `(T, n)`, for every step; 0 before `first`."""
+        steps, n = len(self.chain), len(z)
+        square, values, excess = (torch.zeros(steps, n, dtype=torch.float64, device=z.device) for _ in range(3))
+        for t in range(self.first, steps):
+            eps = torch.randn_like(z)
+            errors, values[t] = self._terms(z, torch.full((n,), t, device=z.device), eps, labels)
+            square[t], excess[t] = errors.double().sum(1), eps.double().square().sum(1) - self.spec.dims
+        return square, values, excess
+
+    # the bound
+
+    def _prior(self, z: Tensor) -> Tensor:
+        """KL(q(x_T given x_0), p(x_T)) `(B,)`, float64."""
+        signal, noise = self.chain.signal[-1], self.chain.noise[-1]
+        ratio = noise**2 / (noise**2 + signal**2 * self.gaussian.variances.double())
+        shift = signal * (z.double() - self.gaussian.loc.double())
+        return 0.5 * (ratio - 1 - ratio.log() + shift.square() / noise**2 * ratio).sum(1)
+
+    def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
+        self._need_noise()
+        z, labels = self._encoded(x, condition)
+        step, probability = self.allocation.draw(num_samples, len(z))
+        flat = step.flatten()
+        example = torch.arange(len(z), device=z.device).repeat(num_samples)
+        eps = torch.randn(len(flat), self.spec.dims, dtype=z.dtype, device=z.device)
+        _, values = self._terms(z[example], flat, eps, labels[example])
+        excess = eps.double().square().sum(1) - self.spec.dims
+        weighted = self.allocation.residual(values, excess, flat).view_as(step) / probability
+        variance = stratified_variance(weighted)
+        first, baseline = step == 0, self.allocation.baseline
+        diffusion = baseline[1:].sum() + torch.where(first, 0.0, weighted).mean(0)
+        decoder = baseline[0] + torch.where(first, weighted, 0.0).mean(0)
+        return self._answer(z, num_samples, diffusion, decoder, variance, {})
+
+    def full_log_likelihood(
+        self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None
+    ) -> LogLikelihood:
+        """The sum over all T with `num_samples` noise draws a step; `arrays["steps"] (B, T)` holds each step's term.
+
+        Arguments, errors and kind as for `log_likelihood`; `num_samples` draws cost T times as many network calls.
+        """
+        self._check(x, condition)
+        with torch.no_grad(), evaluating(self), seeded(seed, self.device):
+            return self._full_log_likelihood(x, num_samples, condition)
+
+    def _full_log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
+        self._need_noise()
+        z, labels = self._encoded(x, condition)
+        mean = torch.zeros(len(self.chain), len(z), dtype=torch.float64, device=z.device)
+        variance = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+        many, names = z.repeat(num_samples, 1), labels.repeat(num_samples, 1)
+        for t in range(self.first, len(self.chain)):
+            step = torch.full((len(many),), t, device=z.device)
+            values = self._terms(many, step, torch.randn_like(many), names)[1].view(num_samples, len(z))
+            mean[t] = values.mean(0)
+            if num_samples > 1:
+                variance += values.var(0) / num_samples
+        known = variance if num_samples > 1 else None
+        return self._answer(z, num_samples, mean[1:].sum(0), mean[0], known, {"steps": mean.T.float()})
+
+    def _answer(
+        self,
+        z: Tensor,
+        num_samples: int,
+        diffusion: Tensor,
+        decoder: Tensor,
+        variance: Tensor | None,
+        arrays: dict[str, Tensor],
+    ) -> LogLikelihood:
+        """Add the prior and, for codes, the decoder: one draw an example, two where a variance is asked for."""
+        if isinstance(self.decoder, LevelsDecoder):
+            draws = torch.stack([self._decoder_draw(z) for _ in range(1 if variance is None else 2)])
+            decoder = -draws.mean(0)
+            variance = None if variance is None else variance + draws.var(0) / 2
+        terms = {"prior": -self._prior(z), "diffusion": -diffusion, "decoder": -decoder}
+        lower = torch.stack(list(terms.values())).sum(0)
+        return LogLikelihood.lower_bound(lower, num_samples=num_samples, variance=variance, terms=terms, arrays=arrays)
+
+    def _need_noise(self) -> None:
+        if self.eta == 0:
+            raise CapabilityError(
+                "eta = 0 makes each step of the sampler a deterministic map, whose variational bound is -inf: "
+                "expected eta > 0 for a likelihood (sampling works)"
+            )
+
+    def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
+        """vlb: importance-drawn, stratified steps; full: the sum over all T."""
+        c = self.options
+        fitted = c.decoder_variance is None and self.decoder.uses_network
+        decoder = "fitted" if fitted else f"{float(self.decoder.log_variance.exp()):.3g}"
+        choice = f"variance={c.variance},decoder={decoder},schedule={c.schedule},steps={c.steps}"
+        return {
+            "vlb": lambda: BoundEstimator(f"vlb[{choice}]", self.log_likelihood, 1),
+            "full": lambda: BoundEstimator(f"full[{choice}]", self.full_log_likelihood, c.steps - self.first),
+        }
+
+    # sampling
+
+    def _sample(self, n: int, condition: Tensor | None) -> Tensor:
+        rows = self.network.rows
+        labels = condition_features(self.spec, condition, n, self.gaussian.loc)
+        parts = [self._draw(label) for label in torch.split(labels, rows)]
+        return torch.cat(parts) if parts else torch.zeros((0, *self.spec.event_shape), dtype=self.spec.dtype)
+
+    def _draw(self, labels: Tensor) -> Tensor:
+        *_, x = self._trajectory(labels)
+        return self._last(x, labels).reshape(len(x), *self.spec.event_shape)
+
+    def _last(self, x: Tensor, labels: Tensor) -> Tensor:
+        """A draw of the decoder given x_1, in data units `(n, D)`."""
+        uses = self.decoder.uses_network
+        return self.decoder.sample(self._means(x, 0, labels)[0] if uses else x / self.chain.signal[0].to(x.dtype))
+
+    def _trajectory(self, labels: Tensor) -> Iterator[Tensor]:
+        """x_T, ..., x_1, each `(n, D)`."""
+        signal, noise = self.chain.signal[-1], self.chain.noise[-1]
+        scale = (noise**2 + signal**2 * self.gaussian.variances).sqrt().to(self.gaussian.loc.dtype)
+        eps = torch.randn(len(labels), self.spec.dims, dtype=scale.dtype, device=scale.device)
+        x = signal.to(scale.dtype) * self.gaussian.loc + scale * eps
+        yield x
+        for t in range(len(self.chain) - 1, 0, -1):
+            mean, log_variance = self._means(x, t, labels)
+            x = mean + (0.5 * log_variance).exp().to(x.dtype) * torch.randn_like(x)
+            yield x
+
+    def _means(self, x: Tensor, t: int, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of p(x_{t-1} given x_t) at index `t`; at 0 the mean of the decoder."""
+        step = torch.full((len(x),), t, device=x.device)
+        eps, output = self._predict(x, step, labels)
+        at = {name: float(getattr(self.chain, name)[t]) for name in ("keep", "pull", "signal", "noise")}
+        denoised = (x - at["noise"] * eps) / at["signal"]
+        return at["keep"] * x + at["pull"] * denoised, self._log_variance(step, output)
+
+    def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
+        """forward: x_0 and noised versions of it up to x_T, one path; reverse: x_T down to x_1 and a sample."""
+        frames = sorted({round(i * (len(self.chain) - 1) / 15) for i in range(16)})
+        with torch.no_grad(), evaluating(self), seeded(seed, x.device):
+            z = self.decoder.encode(x[:n]).flatten(1)
+            forward = [z, *(noised for t, noised in enumerate(self._forward_path(z)) if t in frames)]
+            classes = self.spec.classes
+            drawn = None if classes is None else torch.randint(0, classes, (n,), device=x.device)
+            labels = condition_features(self.spec, drawn, n, z)
+            back = list(self._trajectory(labels))
+            reverse = [back[len(back) - 1 - t] for t in reversed(frames)]
+            last = self.decoder.encode(self._last(back[-1], labels))
+        both = {"forward": torch.stack(forward, 1), "reverse": torch.stack([*reverse, last], 1)}
+        shape = self.spec.event_shape
+        return {name: self.decoder.decode(path).reshape(*path.shape[:2], *shape) for name, path in both.items()}
+
+    def _forward_path(self, z: Tensor) -> Iterator[Tensor]:
+        """x_1, ..., x_T of one path of the forward process, `(B, D)` each."""
+        chain = self.chain
+        x = chain.noised(z, torch.zeros(len(z), dtype=torch.int64, device=z.device), torch.randn_like(z))
+        yield x
+        for t in range(1, len(chain)):
+            x = float(chain.signal[t] / chain.signal[t - 1]) * x + float(chain.beta[t].sqrt()) * torch.randn_like(x)
+            yield x
+
+
+def _schedule(spec: DataSpec, config: DiffusionConfig) -> Schedule:
+    if config.schedule == "linear":
+        return LinearSchedule(config.steps)
+    if config.schedule == "cosine":
+        return CosineSchedule(config.steps)
+    spacing = math.log((spec.levels or 256) - 1)
+    high = LEVELS_LOG_SNR + 2 * spacing if config.log_snr_max is None else config.log_snr_max
+    if high <= config.log_snr_min:
+        raise ConfigError(f"expected log_snr_max > log_snr_min; got {high:.4g} and {config.log_snr_min:.4g}")
+    return LogSNRSchedule(config.steps, high, config.log_snr_min)
+
+
+def _subset(split: Split, n: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """At most `n` examples, evenly spread over the split, and their labels."""
+    indices = torch.linspace(0, len(split) - 1, min(n, len(split))).round().to(torch.int64)
+    x, y = split.batch(indices, torch.Generator().manual_seed(0))
+    return x.to(device), None if y is None else y.to(device)
