@@ -1,8 +1,8 @@
 """Observation heads p(x given parameters): what a decoder ends in, and what a generator needs for a likelihood.
 
-A head turns parameters `(*S, B, P, D)` into a normalised distribution over x `(B, *event_shape)`, P = `parameters_per_dim`
-and D = `spec.dims`. `*S` are any leading dimensions, such as draws of a latent. Dimensions are independent given the
-parameters, channels of an image among them: what couples them is the latent. All values are in nats.
+A head turns parameters `(*S, B, P, D)` into a normalised distribution over x `(B, *event_shape)`, with P its
+`parameters_per_dim` and D `spec.dims`. `*S` are any leading dimensions, such as draws of a latent. Dimensions are
+independent given the parameters, channels of an image among them: the latent couples them. All values are in nats.
 
     GaussianHead                real data      N(x; m, s^2)
     BernoulliHead               two levels     x log p + (1 - x) log(1 - p)
@@ -70,7 +70,7 @@ class Head(nn.Module, ABC):
         return self._shaped(self.mean_per_dim(params))
 
     def _shaped(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, self.spec.event_shape)
+        return x.reshape(*x.shape[:-1], *self.spec.event_shape)
 
 
 class GaussianHead(Head):
@@ -142,8 +142,8 @@ class BernoulliHead(Head):
 class LogisticMixtureHead(Head):
     """Mixture of discretised logistics (Salimans et al. 2017, arXiv:1701.05517, section 2.1).
 
-    Code x is the cell [x - 1/2, x + 1/2] on an axis scaled to [-1, 1]; the first and last cells are open to infinity, so
-    the codes have total mass 1 whatever the parameters. P = 3C: C logits of weights, C locations, C log-scales.
+    Code x is the cell [x - 1/2, x + 1/2] on an axis scaled to [-1, 1]; the first and last cells are open to infinity,
+    so the codes have total mass 1 whatever the parameters. P = 3C: C logits of weights, C locations, C log-scales.
 
     Args:
         components: C.
@@ -156,7 +156,7 @@ class LogisticMixtureHead(Head):
         self.parameters_per_dim = 3 * components
 
     def _parts(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, loc, log_scale = params.unflatten(-2, (3, self.components)).unbind(-3)  # each (*S, B, C, D)
+        logits, loc, log_scale = params.chunk(3, dim=-2)  # each (*S, B, C, D)
         # exp(-7) is a quarter of a cell at 256 levels; beyond either end nothing changes but the gradient's size
         return logits, loc, log_scale.clamp(-7.0, 5.0)
 
@@ -201,7 +201,7 @@ class LogisticMixtureHead(Head):
 
 
 class CategoricalMixtureHead(Head):
-    """Mixture of C categorical tables over the levels, shared by all dimensions; the parameters are C logits of weights.
+    """Mixture of C categorical tables over the levels, shared by all dimensions; the parameters are C weight logits.
 
     A 256-way categorical of rank C: C outputs a dimension where a mixture of C logistics needs 3C, one exponential a
     component where that needs five, no resolution lost at the codes that dominate (80.7 % of MNIST's pixels are 0), and
@@ -290,8 +290,8 @@ def _choose(logits: Tensor) -> Tensor:
 
 
 def _spread(components: int) -> tuple[Tensor, Tensor]:
-    """Locations `(C,)` evenly over [-1, 1] and log-scales `(C,)` at which neighbours overlap; the end components stand on
-    the end codes and are narrow, since images have atoms there."""
+    """Locations `(C,)` evenly over [-1, 1] and log-scales `(C,)` at which neighbours overlap; the end components stand
+    on the end codes and are narrow, since images have atoms there."""
     loc = torch.linspace(-1, 1, components)
     log_scale = torch.full((components,), math.log(1 / components))
     log_scale[0] = log_scale[-1] = -7.0
