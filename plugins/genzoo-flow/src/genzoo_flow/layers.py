@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from nflows.transforms.base import Transform
@@ -32,13 +33,18 @@ class Layer(Transform):  # type: ignore[misc]  # nflows is untyped
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> Pass:
         """Towards data: outputs and log |det| `(B,)` of the inverse."""
 
-    def fit(self, x: Tensor, context: Tensor | None) -> None:
-        """Set buffers from examples `x` as they reach this layer, once, before training."""
-
     def parts(self, inputs: Tensor, context: Tensor | None = None) -> Pass:
         """As `forward`, but log |det| is `(B, depth)`, one column for each elementary layer inside."""
         z, ladj = self(inputs, context)
         return z, ladj[:, None]
+
+
+class Fitted(Layer):
+    """A layer whose buffers come from data."""
+
+    @abstractmethod
+    def fit(self, x: Tensor) -> None:
+        """Set the buffers from examples `x`, once, before training."""
 
 
 class Composed(Layer):
@@ -64,7 +70,7 @@ class Chain(Composed):
     def parts(self, inputs: Tensor, context: Tensor | None = None) -> Pass:
         """As Layer.parts."""
         columns = []
-        for layer in self.layers:
+        for layer in self._sequence():
             inputs, ladj = layer.parts(inputs, context)
             columns.append(ladj)
         return inputs, torch.cat(columns, 1) if columns else inputs.new_zeros(len(inputs), 0)
@@ -72,26 +78,23 @@ class Chain(Composed):
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> Pass:
         """As Layer.inverse."""
         total = inputs.new_zeros(len(inputs))
-        for layer in reversed(self.layers):
+        for layer in reversed(self._sequence()):
             inputs, ladj = layer.inverse(inputs, context)
             total = total + ladj
         return inputs, total
 
-    def fit(self, x: Tensor, context: Tensor | None) -> None:
-        """Each layer on what comes out of those before it."""
-        for layer in self.layers:
-            layer.fit(x, context)
-            x, _ = layer(x, context)
+    def _sequence(self) -> list[Layer]:
+        return [cast(Layer, layer) for layer in self.layers]
 
     def unrolled(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
         """`z`, then what each inverse layer makes of it, down to data."""
         yield z
-        for layer in reversed(self.layers):
+        for layer in reversed(self._sequence()):
             z, _ = layer.inverse(z, context)
             yield z
 
 
-class Standardise(Layer):
+class Standardise(Fitted):
     """z = (x - loc) / scale with each dimension's mean and deviation: ActNorm with frozen statistics
     (Kingma and Dhariwal 2018, arXiv:1807.03039, section 3.1)."""
 
@@ -111,7 +114,7 @@ class Standardise(Layer):
         """`(B, dims)`, as Layer.inverse."""
         return inputs * self.log_scale.exp() + self.loc, self.log_scale.sum().expand(len(inputs))
 
-    def fit(self, x: Tensor, context: Tensor | None) -> None:
+    def fit(self, x: Tensor) -> None:
         """Mean and deviation; a dimension that never moves keeps scale 1."""
         scale = x.double().std(0, correction=0)
         self.loc.copy_(x.double().mean(0))
@@ -119,54 +122,47 @@ class Standardise(Layer):
 
 
 class Permutation(Layer):
-    """A fixed random order of the dimensions."""
+    """A fixed order of the channels (dimension 1)."""
 
     order: Tensor
 
-    def __init__(self, dims: int) -> None:
+    def __init__(self, order: Tensor) -> None:
         super().__init__()
-        self.register_buffer("order", torch.randperm(dims))
+        self.register_buffer("order", order)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Pass:
-        """`(B, dims)`, as Layer.forward."""
-        return inputs[:, self.order], inputs.new_zeros(len(inputs))
+        """`(B, C, ...)`, as Layer.forward."""
+        return inputs.index_select(1, self.order), inputs.new_zeros(len(inputs))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> Pass:
-        """`(B, dims)`, as Layer.inverse."""
-        return inputs[:, self.order.argsort()], inputs.new_zeros(len(inputs))
+        """`(B, C, ...)`, as Layer.inverse."""
+        return inputs.index_select(1, self.order.argsort()), inputs.new_zeros(len(inputs))
+
+    def parts(self, inputs: Tensor, context: Tensor | None = None) -> Pass:
+        """No column: there is nothing to tell."""
+        return inputs.index_select(1, self.order), inputs.new_zeros(len(inputs), 0)
 
 
 class SplineCoupling(Layer):
-    """Some channels go through splines whose parameters a network computes from the others.
+    """Channels start..stop-1 go through splines whose parameters a network computes from the others, which pass.
 
     Args:
-        moved: which channels (dimension 1) are transformed; the rest, which the network sees, pass unchanged. Where all
-            are moved the network sees a constant one.
-        channels: how many there are.
-        network: (kept `(B, C_kept, ...)`, context) to `(B, C_moved (3 K - 1), ...)`, with the K widths and heights
-            counted in units of 1 / `temperature`.
-        bins, bound: K and b of the spline.
+        moved: (start, stop), along dimension 1. Where these are all channels the network sees a constant one.
+        network: (kept `(B, C_kept, ...)`, context) to `(B, C_moved (3 K - 1), ...)`.
+        bins, bound: K and b of the splines.
         temperature: unnormalised widths and heights are divided by it; nflows uses the root of the hidden width.
     """
 
+    scale: Tensor
+
     def __init__(
-        self, moved: Sequence[int], channels: int, network: nn.Module, bins: int, bound: float, temperature: float
+        self, moved: tuple[int, int], network: nn.Module, *, bins: int, bound: float, temperature: float
     ) -> None:
         super().__init__()
-        kept = [i for i in range(channels) if i not in set(moved)]
-        self.network, self.bins, self.bound, self.temperature = network, bins, bound, temperature
-        order = torch.tensor([*kept, *moved])
-        self.kept = len(kept)
-        # an order that is already there costs nothing; otherwise one index_select each way
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("back", order.argsort(), persistent=False)
+        (self.start, self.stop), self.network, self.bound = moved, network, bound
         scale = torch.ones(parameters_of(bins))
         scale[: 2 * bins] /= temperature
         self.register_buffer("scale", scale, persistent=False)
-
-    order: Tensor
-    back: Tensor
-    scale: Tensor
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Pass:
         """`(B, C, ...)`, as Layer.forward."""
@@ -177,12 +173,13 @@ class SplineCoupling(Layer):
         return self._pass(inputs, context, inverse=True)
 
     def _pass(self, inputs: Tensor, context: Tensor | None, inverse: bool) -> Pass:
-        ordered = inputs.index_select(1, self.order)
-        kept, moved = ordered[:, : self.kept], ordered[:, self.kept :]
-        raw = self.network(kept if self.kept else torch.ones_like(inputs[:, :1]), context)
-        raw = raw.unflatten(1, (moved.shape[1], -1)).movedim(2, -1)  # (B, C_moved, ..., 3 K - 1)
-        moved, ladj = rational_quadratic(moved, raw * self.scale, self.bound, inverse)
-        return torch.cat([kept, moved], 1).index_select(1, self.back), ladj.flatten(1).sum(1)
+        before, moved, after = inputs[:, : self.start], inputs[:, self.start : self.stop], inputs[:, self.stop :]
+        kept = torch.cat([before, after], 1)
+        raw = self.network(kept if kept.shape[1] else torch.ones_like(moved), context)
+        raw = raw.unflatten(1, (moved.shape[1], -1)).movedim(2, 0).contiguous()  # (3 K - 1, B, C_moved, ...)
+        raw = raw * self.scale.view(-1, *[1] * moved.ndim)
+        moved, ladj = rational_quadratic(moved, raw, self.bound, inverse)
+        return torch.cat([before, moved, after], 1), ladj.flatten(1).sum(1)
 
 
 def standard_normal(z: Tensor) -> Tensor:

@@ -9,24 +9,28 @@ through the same splines with convolutions in a multi-scale architecture (Dinh e
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from genzoo.config import Config, TrainSettings
+from genzoo.config import Config as BaseConfig
+from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError
 from genzoo.interface import GradientModel
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
 from genzoo.spec import DataSpec, Split
-from genzoo_flow.layers import Chain, Standardise, standard_normal
+from genzoo_flow.image import image_flow
+from genzoo_flow.layers import Chain, Fitted, Standardise, standard_normal
 from genzoo_flow.vector import spline_couplings
 
 FIT = 50_000
 """Examples that the first layer's statistics rest on: all of MNIST's training images."""
 
 
-class FlowConfig(Config):
+class FlowConfig(BaseConfig):
     """Settings of `flow`. None takes the first number for vectors, the second for images."""
 
     layers: int | None = Field(None, ge=1, le=64, description="couplings: 6; for images 2 rounds a scale")
@@ -44,10 +48,10 @@ class Flow(GradientModel):
     Config = FlowConfig
     config: FlowConfig
 
-    def __init__(self, spec: DataSpec, config: Config | None = None) -> None:
+    def __init__(self, spec: DataSpec, config: BaseConfig | None = None) -> None:
         super().__init__(spec, config)
         if spec.levels is not None:
-            raise CapabilityError("a flow has a density on real vectors: put discrete data behind dequantization=uniform")
+            raise CapabilityError("a flow needs real data: put discrete data behind dequantization=uniform")
         classes = condition_width(spec)
         if len(spec.event_shape) == 1:
             couplings = spline_couplings(
@@ -59,8 +63,17 @@ class Flow(GradientModel):
                 bound=self.config.bound or 4.0,
             )
             self.flow = Chain([Standardise(spec.dims), *couplings.layers])
+        elif len(spec.event_shape) == 3:
+            self.flow = image_flow(
+                spec.event_shape,
+                classes,
+                rounds=self.config.layers or 2,
+                hidden=self.config.hidden or 32,
+                bins=self.config.bins or 8,
+                bound=self.config.bound or 5.0,
+            )
         else:
-            raise CapabilityError(f"expected events (D,); got {spec.event_shape}")
+            raise CapabilityError(f"expected events (D,) or (C, H, W); got {spec.event_shape}")
 
     def default_training(self) -> TrainSettings:
         """Settings tuned on the 2D densities and on 8-bit MNIST for budgets from 30 s to 10 min on one thread."""
@@ -71,15 +84,16 @@ class Flow(GradientModel):
     def _initialise(self, train: Split) -> None:
         n = min(FIT, len(train))
         generator = torch.Generator().manual_seed(0)
-        x, y = train.batch(torch.randperm(len(train), generator=generator)[:n], generator)
-        self.flow.fit(x, self._context(y, x))
+        x, _ = train.batch(torch.randperm(len(train), generator=generator)[:n], generator)
+        cast(Fitted, self.flow.layers[0]).fit(x)
 
     def _context(self, condition: Tensor | None, x: Tensor) -> Tensor | None:
         return None if self.spec.classes is None else condition_features(self.spec, condition, len(x), x)
 
     def _loss(self, x: Tensor, progress: float, condition: Tensor | None) -> Tensor:
         z, ladj = self.flow(x, self._context(condition, x))
-        return -standard_normal(z) - ladj
+        loss: Tensor = -standard_normal(z) - ladj
+        return loss
 
     def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
         z, ladj = self.flow.parts(x, self._context(condition, x))
@@ -89,7 +103,7 @@ class Flow(GradientModel):
 
     def _sample(self, n: int, condition: Tensor | None) -> Tensor:
         z = torch.randn(n, self.spec.dims, device=self.device)
-        x, _ = self.flow.inverse(z, self._context(condition, z))
+        x: Tensor = self.flow.inverse(z, self._context(condition, z))[0]
         return x
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:

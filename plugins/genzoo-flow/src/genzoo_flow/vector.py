@@ -27,15 +27,16 @@ def spline_couplings(dims: int, classes: int, *, layers: int, hidden: int, bins:
     half = (dims + 1) // 2
     for i in range(layers):
         if dims > 2 and i % 2 == 0:
-            parts.append(Permutation(dims))
-        moved = list(range(half, dims) if i % 2 == 0 else range(half)) or [0]
-        network = residual_network(dims - len(moved), len(moved) * parameters_of(bins), classes, hidden)
+            parts.append(Permutation(torch.randperm(dims)))
+        start, stop = (half, dims) if i % 2 == 0 and dims > 1 else (0, half)
+        network = residual_network(dims - (stop - start), (stop - start) * parameters_of(bins), classes, hidden)
         with torch.no_grad():
             # begin near the identity: the slopes that softplus gives for 0 would shrink every bin
             last = cast(nn.Linear, network.final_layer)
             last.weight.mul_(0.1)
-            last.bias.zero_().view(len(moved), -1)[:, 2 * bins :] = UNIT_SLOPE
-        parts.append(SplineCoupling(moved, dims, network, bins, bound, hidden**0.5))
+            last.bias.zero_().view(stop - start, -1)[:, 2 * bins :] = UNIT_SLOPE
+        coupling = SplineCoupling((start, stop), network, bins=bins, bound=bound, temperature=hidden**0.5)
+        parts.append(coupling)
     return Chain(parts)
 
 
