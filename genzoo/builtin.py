@@ -18,13 +18,20 @@ KNOWN_PLUGINS = {
 FFJORD = "Grathwohl et al. 2019, arXiv:1810.01367"
 SPLINES = "Durkan et al. 2019, arXiv:1906.04032"
 MNIST = "LeCun et al. 1998, doi:10.1109/5.726791"
-UNIFORM = {"dequantization": "uniform"}
+UNIFORM = {"dequantization": "uniform", "logit": 1e-6, "standardize": True}
 
 
 def _plane(name: str, load: str, summary: str, paper: str) -> DatasetCard:
     target = f"genzoo.data.toy:{load}"
     return DatasetCard(
-        name=name, summary=summary, target=target, paper=paper, data="real", event_shape=(2,), truth=True
+        name=name,
+        summary=summary,
+        target=target,
+        paper=paper,
+        data="real",
+        event_shape=(2,),
+        truth=True,
+        options={"points": 100_000},
     )
 
 

@@ -165,6 +165,7 @@ class Trainer:
                 steps += 1
         now = time.perf_counter()
         self.learner.load_state_dict(kept[0])
+        self.learner.converged = False
         self._rng = kept[1]
         self._noise.set_state(kept[2])
         self.step = 0

@@ -20,7 +20,7 @@ from torch import Tensor
 from genzoo.data.readers import PARTS, Array, Parts, read, stem
 from genzoo.data.splits import MappedSplit, TensorSplit, fingerprints, permutation
 from genzoo.errors import DataError
-from genzoo.spec import DataProtocol, Dataset, DataSpec, Split
+from genzoo.spec import Batch, DataProtocol, Dataset, DataSpec, Split
 
 log = logging.getLogger(__name__)
 FEWEST = 10  # rows that can be split 80/10/10
@@ -58,6 +58,31 @@ def from_arrays(
     """
     labels = {} if y is None else {"x": _array("y", y)}
     return _assemble(Parts({"x": _array("x", x)}, labels), levels, y is not None, name, name)
+
+
+def load_points(path: str | Path, spec: DataSpec) -> Batch:
+    """All rows of a file, its parts in order, as one batch of `spec`: points for a model that is already trained.
+
+    Flat rows `(N, D)` are reshaped to the spec's event shape; labels come along where the spec is conditional.
+
+    Raises:
+        DataError: as `load_path`, and for rows that are not of this space.
+    """
+    path = Path(path).expanduser()
+    parts = read(path)
+    for key, array in parts.x.items():
+        _check_numbers(f"{path}: {key}", array)
+    rows = np.concatenate([array.reshape(len(array), -1) for array in parts.x.values()])
+    if rows.shape[1] != spec.dims:
+        raise DataError(f"{path}: expected rows of {spec.dims} numbers, for {spec.describe()}; got {rows.shape[1]}")
+    if spec.levels is not None and (rows.min() < 0 or rows.max() >= spec.levels or (rows != np.floor(rows)).any()):
+        raise DataError(f"{path}: expected codes 0..{spec.levels - 1}; got values {rows.min():g} to {rows.max():g}")
+    x = torch.from_numpy(np.ascontiguousarray(rows)).to(spec.dtype).reshape(-1, *spec.event_shape)
+    if spec.classes is None:
+        return Batch(x, None)
+    if set(parts.y) != set(parts.x):
+        raise DataError(f"{path}: this model is conditional and needs labels: key y, column label or a labels file")
+    return Batch(x, torch.cat([_labels(str(path), y) for y in parts.y.values()]))
 
 
 def _array(name: str, values: ArrayLike | Tensor) -> Array:

@@ -1,0 +1,55 @@
+# make bench | make test | make test-long | make lint: each makes .venv when it is missing.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PLUGINS := $(sort $(wildcard plugins/*))
+# nflows 0.14 is an sdist that a newer setuptools refuses, and -c does not reach build environments: these do.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export OMP_WAIT_POLICY := passive
+STAMP := $(VENV)/.stamp
+
+.PHONY: bench test test-long ci lint toys mnist tables clean
+
+$(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q torch==2.13.0
+	$(BIN)/pip install -q $(addprefix -e ,$(PLUGINS)) -e '.[dev]'
+	touch $@
+
+## bench: the main job: vae, flow and ddpm on moons, checkerboard and mnist, then a table and a report
+bench: $(STAMP)
+	$(BIN)/genzoo bench --models vae,flow,ddpm -o runs/bench
+
+## test: lint, types, import contracts and every test but the long ones
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not long"
+
+## test-long: the slow tests
+test-long: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m long
+
+## ci: the small shares that issues ask of CI, beyond the tests
+ci: $(STAMP)
+	$(BIN)/genzoo doctor --strict-plugins
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+## toys, mnist: the committed results (about an hour and three quarters)
+toys: $(STAMP)
+	$(BIN)/genzoo bench benchmarks/toys.toml -o benchmarks/results/toys --jobs 1
+mnist: $(STAMP)
+	$(BIN)/genzoo bench benchmarks/mnist-10min.toml -o benchmarks/results/mnist-10min --jobs 1
+
+## tables: write the README's tables from the committed records
+tables: $(STAMP)
+	$(BIN)/python benchmarks/readme_tables.py
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,129 @@
+"""genzoo from Python: the functions behind `import genzoo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from numpy.typing import ArrayLike
+from safetensors import SafetensorError
+from torch import Tensor
+
+from genzoo import evaluation
+from genzoo.building import Blueprint, load_reference
+from genzoo.config import Budget, Reference, TrainSettings
+from genzoo.errors import RunError
+from genzoo.evaluation import Evaluation
+from genzoo.interface import GenerativeModel
+from genzoo.records import CellFolder, find_cells
+from genzoo.registry import load_registry
+from genzoo.spec import Dataset, DataSpec
+from genzoo.training import Event, Trainer
+
+
+def load_dataset(name: str | ArrayLike | Tensor, y: ArrayLike | Tensor | None = None, **options: Any) -> Dataset:
+    """A registered data set (`"moons"`, `"mnist[labels=true]"`), your own file or folder, or arrays.
+
+    Args:
+        name: a name with inline options, a path, or an array `(N, ...)`.
+        y: labels of an array.
+        options: options of the data set, or `levels`, `labels` of a file.
+
+    Raises:
+        UnknownNameError, DataError: saying what is wrong with it.
+    """
+    if not isinstance(name, (str, Path)):
+        from genzoo.data.files import from_arrays  # numpy's readers, only when asked for
+
+        return from_arrays(name, y, **options)
+    reference = Reference.parse(str(name), "data set")
+    return load_reference(load_registry(), Reference(reference.name, {**reference.options, **options}))
+
+
+def build_model(name: str, spec: DataSpec, *, seed: int = 0, **options: Any) -> GenerativeModel:
+    """A registered model on a data spec, with the adapters that the data needs.
+
+    Args:
+        name: `"flow"` or `"flow[layers=8]"`.
+        spec: `data.spec`.
+        seed: of its first weights; the global RNG is untouched.
+        options: config keys, and the adapter keys `dequantization`, `logit`, `standardize`, `class_mixture`.
+    """
+    reference = Reference.parse(name)
+    return Blueprint.of(load_registry(), reference.name, {**reference.options, **options}, spec).build(seed)
+
+
+class Curve(list[Event]):
+    """The training curve: an Event a point."""
+
+
+def fit(
+    model: GenerativeModel,
+    data: Dataset,
+    budget: str | Budget = "30s",
+    *,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    **settings: Any,
+) -> Curve:
+    """Train in place; ends with the evaluated (averaged, selected) weights.
+
+    Args:
+        budget: `2000steps`, `10epochs` or `60s`.
+        seed: of batches and noise.
+        folder: where checkpoints go; an unfinished training there is continued.
+        settings: fields of TrainSettings that override the model's own, such as `learning_rate`.
+    """
+    defaults = model.default_training().model_dump()
+    learner = model.learner(TrainSettings.parse({**defaults, "seed": seed, **settings}, "fit"))
+    trainer = Trainer(learner, data, Budget.parse(budget), folder=None if folder is None else Path(folder))
+    curve = Curve(trainer.run())
+    model.load_state_dict(trainer.finish().state_dict())
+    return curve
+
+
+def evaluate(model: GenerativeModel, data: Dataset, *, num_samples: int = 1, **options: Any) -> Evaluation:
+    """Evaluate on the test split: see `genzoo.evaluation.evaluate`.
+
+    Gives `.nll .kind .kl .stderr .stderr_mc .stderr_data .bits_per_dim .terms`.
+    """
+    return evaluation.evaluate(model, data, num_samples=num_samples, **options)
+
+
+def find_cell(path: str | Path) -> CellFolder:
+    """The one cell at `path`; RunError naming the cells where a run folder holds several."""
+    cells = find_cells(Path(path))
+    if len(cells) > 1:
+        names = ", ".join(cell.path.name for cell in cells[:6])
+        raise RunError(f"{path} holds {len(cells)} cells: name one of them, such as {path}/cells/{names}")
+    return cells[0]
+
+
+def load(path: str | Path) -> GenerativeModel:
+    """A trained model back from a cell folder (or a run folder of one cell)."""
+    return load_cell(find_cell(path))
+
+
+def load_cell(cell: CellFolder) -> GenerativeModel:
+    """The model of a cell; RunError when it has none, or when its file does not fit its record."""
+    record = cell.record
+    path = cell.path / "model.safetensors"
+    if not path.exists():
+        raise RunError(f"{cell.path} holds no model (status {record.status})")
+    spec = DataSpec(tuple(record.event_shape), record.levels, record.classes)
+    model = Blueprint.from_stored(load_registry(), record.model, record.config, spec).build(0)
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunError(f"{path} does not fit its record: {str(error).splitlines()[0]}") from None
+    return model.eval()
+
+
+def cell_dataset(cell: CellFolder) -> Dataset:
+    """The data set of a cell; RunError when what is found now is not what the cell was trained on."""
+    data = load_dataset(cell.record.dataset)
+    stored = cell.record.protocol.get("data_hash"), cell.record.protocol.get("test_hash")
+    if stored != (data.protocol.data_hash, data.protocol.test_hash):
+        raise RunError(f"data set {cell.record.dataset} has changed since {cell.path} was made: its hash differs")
+    return data

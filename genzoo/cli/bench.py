@@ -1,0 +1,133 @@
+"""`genzoo bench`: a plan from flags or a file, run, shown, reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genzoo.cli.options import plugin_option, warn
+from genzoo.config import split_outside_brackets
+from genzoo.errors import UsageError
+from genzoo.plan import DEFAULT_DATASETS, EvaluationPlan, Plan
+
+SOME_FAILED = 3
+
+
+@click.command()
+@click.argument("plan_file", required=False, type=click.Path(path_type=Path), metavar="[PLAN.toml]")
+@click.option("-m", "--models", help="Names with inline options: vae,flow[layers=8]; `all` for every installed model.")
+@click.option("-d", "--datasets", help=f"Names or paths.  [default: {','.join(DEFAULT_DATASETS)}]")
+@click.option("--seeds", help="How many, or a list: 3 or 0,5,7.  [default: 1]")
+@click.option("--budget", help="Training of each cell: 2000steps, 10epochs or 60s.  [default: 30s]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<plan hash>]")
+@click.option("--jobs", type=click.IntRange(min=1), help="Cells at a time.  [default: cores / threads]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of a cell.  [default: 1]")
+@click.option("--device", help="auto, cpu, cuda or cuda:i.  [default: auto]")
+@click.option("--estimator", help="How to evaluate; names are the models' own.  [default: each model's first]")
+@click.option("--num-samples", type=click.IntRange(min=1), help="Draws an example.  [default: the card's effort]")
+@click.option("--until-se", type=float, help="Monte Carlo standard error to reach, nats.")
+@click.option("--points", type=click.IntRange(min=2), help="Test points.  [default: 10,000 in 2D, 2,000 elsewhere]")
+@click.option("--max-seconds", type=float, help="Stop an evaluation after this; 0 for never.  [default: 40]")
+@click.option("--no-test", is_flag=True, help="End at validation, for tuning: the test set is not read.")
+@click.option("--replay", type=click.Path(path_type=Path), help="Take the number of steps from the cells of this run.")
+@click.option("--dry-run", is_flag=True, help="Say which cells there are and how long they take, and stop.")
+@plugin_option
+def command(
+    plan_file: Path | None,
+    output: Path | None,
+    jobs: int | None,
+    replay: Path | None,
+    dry_run: bool,
+    plugin_files: tuple[str, ...],
+    **flags: Any,
+) -> int:
+    """Train, evaluate and compare models on data sets.
+
+    Give a plan file, or models and data sets by flags; flags win over the plan. The same command goes on where an
+    interrupted run stopped.
+
+    \b
+    genzoo bench --models vae,flow,ddpm
+    genzoo bench -m flow,flow[layers=8] -d moons,mine.npz --seeds 3 --budget 60s -o runs/first
+    genzoo bench benchmarks/toys.toml
+    """
+    plan, asked_for_data = _plan(plan_file, plugin_files, flags)
+    # torch and the rest, only now that the arguments are known to be sound
+    from rich.console import Console
+
+    from genzoo import bench
+    from genzoo.cli.progress import Progress
+    from genzoo.report import terminal, write
+
+    note = None
+    if not asked_for_data:
+        plan, note = bench.stand_in(plan)
+    bench.check(plan, plugin_files)
+    folder = output or Path("runs") / plan.key
+    workers = jobs or bench.default_jobs(plan.threads)
+    cells = list(plan.cells(folder, plugin_files))
+    if dry_run:
+        for cell in cells:
+            click.echo(cell.name)
+        seconds = bench.expected_seconds(plan, len(cells), workers)
+        about = "" if seconds is None else f", at most about {seconds / 60:.1f} minutes"
+        click.echo(f"{len(cells)} cells, {workers} at a time{about}, in {folder}", err=True)
+        return 0
+    if note:
+        warn(note)
+    with Progress(len(cells), workers, folder) as progress:
+        states = bench.run(
+            plan,
+            folder,
+            jobs=workers,
+            plugins=plugin_files,
+            replay=replay,
+            notes=[note] if note else [],
+            watch=progress.show,
+        )
+    terminal([folder], Console())
+    path = write([folder], folder / "report.html")
+    click.echo(f"report: {path}")
+    return SOME_FAILED if any(state.status == "failed" for state in states) else 0
+
+
+def _plan(plan_file: Path | None, plugin_files: tuple[str, ...], flags: dict[str, Any]) -> tuple[Plan, bool]:
+    """The plan, and whether its data sets were asked for by name."""
+    values = Plan.read(plan_file).model_dump() if plan_file is not None else {}
+    evaluation = dict(values.pop("evaluation", {}))
+    for key in ("budget", "threads", "device"):
+        if flags[key] is not None:
+            values[key] = flags[key]
+    if flags["models"] is not None:
+        values["models"] = _models(flags["models"], plugin_files)
+    if flags["datasets"] is not None:
+        values["datasets"] = split_outside_brackets(flags["datasets"])
+    if flags["seeds"] is not None:
+        values["seeds"] = _seeds(flags["seeds"])
+    if flags["no_test"]:
+        values["test"] = False
+    for key in ("estimator", "num_samples", "until_se", "points", "max_seconds"):
+        if flags[key] is not None:
+            evaluation[key] = flags[key]
+    if "models" not in values:
+        raise UsageError("no models: give --models, such as --models vae,flow,ddpm, or a plan file")
+    values["evaluation"] = EvaluationPlan.parse(evaluation, "[evaluation]")
+    return Plan.parse(values, "bench"), "datasets" in values
+
+
+def _models(text: str, plugin_files: tuple[str, ...]) -> list[str]:
+    if text.strip() != "all":
+        return split_outside_brackets(text)
+    from genzoo.registry import load_registry
+
+    return sorted(load_registry(plugin_files).models)
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--seeds {text!r}: expected how many (3) or a list (0,5,7)")
+    numbers = [int(part) for part in parts]
+    return list(range(numbers[0])) if len(numbers) == 1 else numbers
