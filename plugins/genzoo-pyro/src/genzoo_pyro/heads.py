@@ -36,7 +36,7 @@ def head(spec: DataSpec, h: Tensor, components: int) -> Any:
     if spec.kind == "real":
         loc, log_scale = h.chunk(2, dim=-1)
         return dist.Normal(loc, MIN_SCALE + (log_scale + FIRST_SCALE).exp()).to_event(1)
-    logits, loc, log_scale = h.unflatten(-1, (3, spec.dims, components)).unbind(-3)  # (..., D, components) each
+    logits, loc, log_scale = h.reshape(*h.shape[:-1], 3, spec.dims, components).unbind(-3)  # (..., D, components) each
     return DiscretizedLogistics(logits, loc, log_scale, spec.levels or 2).to_event(1)
 
 
@@ -83,7 +83,7 @@ class DiscretizedLogistics(dist.TorchDistribution):  # type: ignore[misc]
         log_p = torch.where(first, -softplus(-upper), torch.where(last, -softplus(lower), inside))
         return torch.logsumexp(log_p + torch.log_softmax(self.logits, -1), -1)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         """Codes as floats, `(*sample_shape, *batch)`: a logistic draw, rounded to its level."""
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
@@ -109,7 +109,7 @@ class TableComponents(dist.TorchDistribution):  # type: ignore[misc]
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
-    support = constraints.independent(constraints.nonnegative_integer, 1)
+    support = constraints.independent(constraints.nonnegative_integer, 1)  # type: ignore[no-untyped-call]
 
     def __init__(self, log_table: Tensor, component: Tensor, validate_args: bool | None = None) -> None:
         self.log_table, self.component = log_table, component
@@ -128,16 +128,16 @@ class TableComponents(dist.TorchDistribution):  # type: ignore[misc]
         offset = torch.arange(dims, device=value.device) * levels
         rows = (value.long() + offset).flatten(0, -2)  # (N, D)
         every = torch.nn.functional.embedding_bag(rows, self.log_table.reshape(-1, count), mode="sum")  # (N, M)
-        every = every.unflatten(0, value.shape[:-1])
-        shape = torch.broadcast_shapes(value.shape[:-1], self.component.shape)
+        every = every.reshape(*value.shape[:-1], count)
+        shape = (every[..., 0] + self.component).shape  # broadcast
         return every.expand(*shape, count).gather(-1, self.component.expand(shape).unsqueeze(-1)).squeeze(-1)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         """Codes as floats, `(*sample_shape, *batch, D)`."""
         with torch.no_grad():
             component = self.component.expand(*sample_shape, *self.batch_shape)
             codes = torch.empty(*component.shape, self.log_table.shape[0], device=component.device)
-            for k in component.unique():  # the table of one component at a time: all rows of a large n would not fit
+            for k in set(component.flatten().tolist()):  # one at a time: a table for each row would not fit
                 mine = component == k
                 codes[mine] = dist.Categorical(logits=self.log_table[:, :, k]).sample((int(mine.sum()),)).to(codes)
             return codes

@@ -25,6 +25,7 @@ from genzoo_pyro.heads import TableComponents
 from genzoo_pyro.model import ExactPyroModel
 
 FULL_DIMS = 32  # full covariances up to here by default: their cost grows with the cube of the dimensions
+MIN_SPREAD = 1e-3  # of a start: fewer different points than components are all centres, at distance 0
 START = 4096  # training examples that the start is made from
 MIX = 0.5  # share of an example in the table that starts from it; the rest is the marginal, which covers all codes
 
@@ -56,15 +57,17 @@ class GaussianComponents(PyroModule):  # type: ignore[misc]
 
     def start(self, x: Tensor) -> None:
         """Centres by k-means++ (Arthur & Vassilvitskii 2007), one scale: the mean distance to the nearest centre."""
-        x, centres = x.float(), x[torch.randint(len(x), (1,))].float()
-        nearest = torch.full((len(x),), math.inf)
+        x = x.float()
+        centres = x[torch.randint(len(x), (1,))]
+        nearest = x.new_full((len(x),), math.inf)
         for _ in range(1, len(self.loc)):
             nearest = torch.minimum(nearest, (x - centres[-1]).square().sum(1))
-            weights = nearest if bool(nearest.sum() > 0) else torch.ones(len(x))
+            weights = nearest if bool(nearest.sum() > 0) else torch.ones_like(nearest)
             centres = torch.cat([centres, x[torch.multinomial(weights, 1)]])
-        spread = torch.cdist(x, centres).amin(1).square().mean().div(x.shape[1]).sqrt().clamp(min=1e-3)
+        spread = torch.cdist(x, centres).amin(1).square().mean().div(x.shape[1]).sqrt().clamp(min=MIN_SPREAD)
         self.loc.copy_(centres)
-        self.scale = spread * (torch.eye(x.shape[1]).expand_as(self.scale) if self.full else torch.ones_like(self.scale))
+        unit = torch.eye(x.shape[1], device=x.device) if self.full else torch.ones_like(x[0])
+        self.scale = (spread * unit).expand(len(self.loc), *unit.shape)
 
 
 class CategoricalComponents(PyroModule):  # type: ignore[misc]
@@ -81,10 +84,12 @@ class CategoricalComponents(PyroModule):  # type: ignore[misc]
     def start(self, x: Tensor) -> None:
         """Each table: the marginal of every dimension, with half a count added, mixed with one example each."""
         dims, levels, count = self.logits.shape
-        one_hot = nn.functional.one_hot(x.T.long(), levels)  # (D, N, L)
-        marginal = one_hot.sum(1).add(0.5) / (len(x) + 0.5 * levels)
-        example = one_hot[:, torch.randint(len(x), (count,))].transpose(1, 2)  # (D, L, M)
-        self.logits.copy_(torch.log((1 - MIX) * marginal[:, :, None] + MIX * example))
+        rows = x.long() + levels * torch.arange(dims, device=x.device)  # (N, D), into a table of D L rows
+        counts = torch.bincount(rows.flatten(), minlength=dims * levels).reshape(dims, levels, 1)
+        marginal = (counts + 0.5) / (len(x) + 0.5 * levels)
+        chosen = x[torch.randint(len(x), (count,))].T.long()  # (D, M)
+        example = torch.zeros_like(self.logits).scatter_(1, chosen[:, None], 1.0)
+        self.logits.copy_(torch.log((1 - MIX) * marginal + MIX * example))
 
 
 class MixtureProgram(PyroModule):  # type: ignore[misc]

@@ -30,13 +30,23 @@ class PyroModel(LatentVariableModel):
         model: `model(x, n, condition)`, a PyroModule with a plate "data".
         guide: samples the latents of `model`, reparameterised.
         config: what the programs were made from, for a model that is registered by name.
+        kl_warmup: share of the training in which the weight of "kl" in the loss rises from 0 to 1 (Bowman et al. 2016,
+            arXiv:1511.06349), so that z is used before it is priced.
 
     Raises:
         ConfigError, CapabilityError: see `genzoo_pyro.program.examine`.
     """
 
-    def __init__(self, spec: DataSpec, model: PyroModule, guide: PyroModule, config: Config | None = None) -> None:
+    def __init__(
+        self,
+        spec: DataSpec,
+        model: PyroModule,
+        guide: PyroModule,
+        config: Config | None = None,
+        kl_warmup: float = 0.0,
+    ) -> None:
         super().__init__(spec, config)
+        self.kl_warmup = kl_warmup
         self.sites = examine(spec, model, guide)
         self.model = model
         self.guide = guide
@@ -47,7 +57,8 @@ class PyroModel(LatentVariableModel):
 
     def _loss(self, x: Tensor, progress: float, condition: Tensor | None) -> Tensor:
         parts = self._log_weights(x, 1, condition)
-        return -(parts["reconstruction"] + parts["kl"]).squeeze(0)
+        weight = 1.0 if progress >= self.kl_warmup else progress / self.kl_warmup
+        return -(parts["reconstruction"] + weight * parts["kl"]).squeeze(0)
 
     def _sample(self, n: int, condition: Tensor | None) -> Tensor:
         with unvalidated():

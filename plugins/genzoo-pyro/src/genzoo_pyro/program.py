@@ -90,14 +90,18 @@ def examine(spec: DataSpec, model: PyroModule, guide: PyroModule | None = None) 
     except GenzooError:
         raise
     except Exception as error:  # a program is the user's code, and may fail in any way
-        raise ConfigError(f"the Pyro program fails on {PROBE} of its own draws: {error}") from error
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]  # Pyro appends a table of shapes
+        raise ConfigError(f"the Pyro program fails on {PROBE} of its own draws: {cause}") from error
     return sites
 
 
 def log_weights(
     model: PyroModule, guide: PyroModule, sites: Sites, x: Tensor, num_samples: int, condition: Tensor | None
 ) -> dict[str, Tensor]:
-    """"reconstruction", log p(x given z), and "kl", log p(z) - log q(z given x), each `(K, B)` nats, a fresh z a draw."""
+    """Parts "reconstruction", log p(x given z), and "kl", log p(z) - log q(z given x), each `(K, B)` nats.
+
+    `num_samples` is K; each draw has a fresh z.
+    """
     dim = -1 - sites.nesting
     with pyro.plate(DRAWS, num_samples, dim=dim):
         guide_trace = poutine.trace(guide).get_trace(x, len(x), condition)
@@ -170,8 +174,9 @@ def _sites(trace: Any) -> Sites:
     frames = [frame for stack in stacks.values() for frame in stack]
     data_dims = {frame.dim for frame in frames if frame.name == PLATE}
     if not data_dims:
-        raise ConfigError(f'expected a plate named "{PLATE}" with the examples; wrap the sites in '
-                          f'`with pyro.plate("{PLATE}", n):`')
+        raise ConfigError(
+            f'expected a plate named "{PLATE}" with the examples; wrap the sites in `with pyro.plate("{PLATE}", n):`'
+        )
     nesting = max(-frame.dim for frame in frames)
     for name in names:
         site = trace.nodes[name]
@@ -200,10 +205,12 @@ def _sites(trace: Any) -> Sites:
 def _check_module(role: str, program: object) -> None:
     if not isinstance(program, PyroModule):
         raise ConfigError(
-            f"expected the {role} to be a pyro.nn.PyroModule, whose parameters are its own; got {type(program).__name__}"
+            f"expected the {role} to be a pyro.nn.PyroModule, which owns its parameters; got {type(program).__name__}"
         )
     if "param_state" not in vars(program._pyro_context):
-        raise ConfigError(f"the {role} was made before `import genzoo_pyro.program` set module_local_params; make it after")
+        raise ConfigError(
+            f"the {role} was made without module_local_params: import genzoo_pyro.program before making it"
+        )
 
 
 def _check_drawn(forward: Any, sites: Sites) -> None:
@@ -221,8 +228,10 @@ def _check_guide(sites: Sites, guide_trace: Any | None) -> None:
             )
         return
     if sites.enumerated:
-        raise CapabilityError(f"enumerated latent {sites.enumerated[0]!r} beside a guide is not supported: "
-                              "sum over it in the program, by dist.MixtureSameFamily for one")
+        raise CapabilityError(
+            f"enumerated latent {sites.enumerated[0]!r} beside a guide is not supported: "
+            "sum over it in the program, by dist.MixtureSameFamily for one"
+        )
     names = set(_sample_sites(guide_trace))
     if names != set(sites.latent) or not names:
         raise ConfigError(f"expected the guide to sample the latents {sorted(sites.latent)}; got {sorted(names)}")
@@ -235,13 +244,17 @@ def _check_guide(sites: Sites, guide_trace: Any | None) -> None:
         _check_site(name, site, inside[0].size)
         check_site_shape(site, sites.nesting)
         if not site["fn"].has_rsample:
-            raise CapabilityError(f"site {name!r} of the guide has no reparameterised draw: its gradient would be wrong")
+            raise CapabilityError(f"site {name!r} of the guide is not reparameterised: its gradient would be wrong")
 
 
 def _check_site(name: str, site: Any, size: int) -> None:
     if isinstance(site["fn"], dist.Unit):
         raise CapabilityError(f"site {name!r} is a pyro.factor: the density would not be normalised")
-    if size != PROBE or site["mask"] is not None or bool(torch.as_tensor(site["scale"] != 1)):
+    law = site["fn"]
+    while isinstance(law, dist.Independent):
+        law = law.base_dist
+    masked = site["mask"] is not None or isinstance(law, dist.MaskedDistribution)
+    if size != PROBE or masked or bool(torch.as_tensor(site["scale"] != 1)):
         raise CapabilityError(f"site {name!r} is subsampled, scaled or masked: its log-probability is not log p")
 
 

@@ -22,12 +22,15 @@ from genzoo.spec import DataSpec
 from genzoo_pyro.heads import head, head_width
 from genzoo_pyro.model import PyroModel
 
+FIRST_SCALE = -2.0  # added to the log scale of q: as wide as the prior from the start, z would say nothing of x
+
 
 class VAEConfig(BaseConfig):
     """What a Pyro VAE is made of."""
 
     latent: int | None = Field(None, ge=1, description="dimensions of z; none: 2 below 16 data dimensions, else 32")
-    hidden: tuple[int, ...] = Field((256, 256), min_length=1, description="widths of the decoder; reversed: the encoder")
+    hidden: tuple[int, ...] = Field((256, 256), min_length=1, description="decoder widths; reversed: the encoder's")
+    kl_warmup: float = Field(0.3, ge=0, le=1, description="share of training in which the KL's weight rises to 1")
     components: int = Field(3, ge=1, description="logistics a dimension for discrete data; one fits sharp edges badly")
 
 
@@ -67,7 +70,7 @@ class Encoder(PyroModule):  # type: ignore[misc]
         scaled = x if self.spec.levels is None else 2 * x / (self.spec.levels - 1) - 1
         with pyro.plate("data", n):
             loc, log_scale = self.network(_beside(scaled.flatten(1), self.spec, condition)).chunk(2, dim=-1)
-            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+            pyro.sample("z", dist.Normal(loc, (log_scale + FIRST_SCALE).exp()).to_event(1))
 
 
 class PyroVAE(PyroModel):
@@ -78,7 +81,7 @@ class PyroVAE(PyroModel):
     def __init__(self, spec: DataSpec, config: VAEConfig | None = None) -> None:
         config = VAEConfig() if config is None else config
         latent = config.latent or (2 if spec.dims < 16 else 32)
-        super().__init__(spec, Decoder(spec, latent, config), Encoder(spec, latent, config), config)
+        super().__init__(spec, Decoder(spec, latent, config), Encoder(spec, latent, config), config, config.kl_warmup)
 
     def default_training(self) -> TrainSettings:
         """See GenerativeModel."""
