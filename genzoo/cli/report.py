@@ -1,0 +1,32 @@
+"""`genzoo report`: the page, or the table in another format, of one or more runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from genzoo.errors import UsageError
+from genzoo.records import write_bytes
+from genzoo.report import FORMATS, render, write
+from genzoo.text import plain
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="html", show_default=True, help="What to make.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="Write to PATH, and print it.")
+def command(runs: tuple[Path, ...], form: str, output: Path | None) -> None:
+    """Make the report of one or more runs; each RUN is a bench folder or a cell folder.
+
+    The page goes to report.html in the first RUN, and its path is printed; the other formats go to stdout.
+    """
+    if output is not None and output.is_dir():
+        raise UsageError(f"-o {output}: expected a file to write; got a folder")
+    if form == "html":
+        click.echo(plain(write(runs, output or runs[0] / "report.html")))
+    elif output is None:
+        click.echo(render(runs, form))
+    else:
+        write_bytes(output, render(runs, form).encode() + b"\n")
+        click.echo(plain(output))

@@ -1,0 +1,564 @@
+"""Reports of a synthetic run: records and arrays by numpy, where every rank and error is known."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import io
+import json
+import math
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from genzoo import report
+from genzoo.cli.report import command
+from genzoo.errors import RunError
+from genzoo.records import ROW_KEYS, RunRecord, write_arrays, write_json
+from genzoo.report import figures, formats, numbers, table
+from genzoo.report.collect import Group, collect
+from genzoo.report.verdict import Difference, compare, student, verdict
+
+N = 1000
+EVIL = "<script>alert(1)</script>[b]\"'{{ 7*7 }}|$x$\x1b[31m"
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def mixture(x: np.ndarray[Any, Any], width: float, centre: float) -> np.ndarray[Any, Any]:
+    """Log-density in nats at `(n, 2)` of two Gaussians of scale `width` at (-centre, 0) and (centre, 0)."""
+    squares = [((x - (sign * centre, 0)) ** 2).sum(-1) / (2 * width**2) for sign in (-1, 1)]
+    log_sum: np.ndarray[Any, Any] = np.logaddexp(-squares[0], -squares[1])
+    return log_sum - math.log(4 * math.pi * width**2)
+
+
+def points(n: int, width: float, centre: float, seed: int) -> np.ndarray[Any, Any]:
+    generator = np.random.default_rng(seed)
+    return generator.choice([-1, 1], (n, 1)) * (centre, 0) + width * generator.standard_normal((n, 2))
+
+
+def plane(centre: float, width: float, gap: float = 0.0, noise: float = 0.0, seed: int = 0, n: int = N) -> Arrays:
+    """Arrays of a model that is the mixture of a wrong `width` (the truth's is 0.5), less `gap`, with noise in nats."""
+    x = points(N, 0.5, centre, seed=99)[:n]
+    grid = np.linspace(-4, 4, 96)
+    mesh = np.stack(np.meshgrid(grid, grid), axis=-1)  # (96, 96, 2), first axis y
+    steps = np.arange(1, 41) * 50
+    log_p, log_q = mixture(x, 0.5, centre), mixture(x, width, centre)
+    lower = log_q - gap + noise * np.random.default_rng(seed).standard_normal(n)
+    return {
+        "index": np.arange(n),
+        "lower": lower,
+        "variance": np.full(n, noise**2),
+        "log_p": log_p,
+        "valid_step": steps,
+        "valid_seconds": steps * 0.01,
+        "valid_nll": -lower.mean() + 3 * np.exp(-steps / 300.0),
+        "samples": points(800, width, centre, seed=5).astype(np.float32),
+        "reference": x[:800].astype(np.float32),
+        "grid_x": grid,
+        "grid_y": grid,
+        "grid_truth": mixture(mesh, 0.5, centre),
+        "grid_model": mixture(mesh, width, centre) - gap,
+    }
+
+
+def sheet(level: float, seed: int) -> Arrays:
+    generator = np.random.default_rng(seed)
+    lower = -level + 5 * np.random.default_rng(3).standard_normal(N) + 0.5 * generator.standard_normal(N)
+    return {
+        "index": np.arange(N),
+        "lower": lower,
+        "valid_step": np.arange(1, 30),
+        "valid_seconds": np.arange(1, 30) * 0.5,
+        "valid_nll": level + 200 / np.arange(1, 30),
+        "samples": generator.integers(0, 17, (64, 1, 8, 8)).astype(np.uint8),
+        "reference": generator.integers(0, 17, (64, 1, 8, 8)).astype(np.uint8),
+    }
+
+
+def save(run: Path, model: str, dataset: str, kind: str | None, arrays: Arrays | None, **more: Any) -> Path:
+    """Write a cell whose numbers follow from its arrays."""
+    seed = more.pop("seed", 0)
+    cell: str = more.pop("cell", f"{model}-{dataset}-{seed}-0123456789")
+    values: dict[str, Any] = {
+        "label": model,
+        "protocol": {"dataset": dataset, "data_hash": "ab" * 16, "split": "seeds 0, 1, 2", "target": "p(x)"},
+        "event_shape": [2],
+        "config": {"layers": 8},
+        "budget": "60s",
+        "versions": {"genzoo": "0.1.0", "torch": "2.13.0"},
+        "commit": "c0ffee",
+        "started": "2026-01-01T00:00:00Z",
+        "seconds_train": 59.87,
+        "seconds_eval": 3.21,
+        "seconds_sample": 0.5,
+        "samples": 2000,
+        "steps": 12345,
+        "parameters": 54321,
+        "family": "flow",
+        "paper": "arXiv:1906.04032",
+        "plugin": "genzoo-flow 0.1.0",
+    }
+    if arrays is not None:
+        lower = arrays["lower"]
+        stderr = lower.std(ddof=1) / math.sqrt(len(lower))
+        mc = math.sqrt(arrays["variance"].sum()) / len(lower) if "variance" in arrays else None
+        values |= {"nll": -lower.mean(), "stderr": stderr, "stderr_mc": mc}
+        values["stderr_data"] = None if mc is None else math.sqrt(max(0, stderr**2 - mc**2))
+        values["evaluation"] = {"estimator": "iwae", "num_samples": 50, "points": len(lower)}
+        if "log_p" in arrays:
+            d = arrays["log_p"] - lower
+            values |= {"kl": d.mean(), "kl_stderr": d.std(ddof=1) / math.sqrt(len(d)), "entropy": 1.7}
+    record = RunRecord(
+        cell=cell, status=more.pop("status", "ok"), model=model, dataset=dataset, seed=seed, kind=kind, **values | more
+    )
+    folder = run / "cells" / cell
+    record.save(folder)
+    if arrays is not None:
+        write_arrays(folder / "arrays.npz", arrays)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two planes, one image data set; a failed cell, an estimate, a bracket, an infinite NLL, a bug, an injection."""
+    run = tmp_path_factory.mktemp("runs") / "first"
+    metrics = {"sliced_wasserstein": {"value": 0.0312, "reference": 0.0201}}
+    save(run, "flow", "pair", "exact", plane(2.0, 0.52), kl_quadrature=0.0031, mass=1.0001, metrics=metrics)
+    save(run, "vae", "pair", "weights", plane(2.0, 0.52, 0.03, 0.05), terms={"reconstruction": -1.5, "kl": 0.3})
+    save(run, "ddpm", "pair", "lower_bound", plane(2.0, 0.6, 0.05, 0.5))
+    save(run, "gan", "pair", "estimate", plane(2.0, 0.5))
+    save(run, "rbm", "pair", "bracket", plane(2.0, 0.7, 0.1), nll_lower=1.75, certified=True)
+    for seed in (0, 1, 2):
+        save(run, "flow", "ring", "exact", plane(1.0, 0.52 + 0.01 * seed), seed=seed)
+    save(run, "vae", "ring", "weights", plane(1.0, 0.7, 0.02, 0.05), notes=["Evaluated on fewer points than asked."])
+    save(run, "ddpm", "ring", "lower_bound", plane(1.0, 0.51, -0.5), below_floor=True)
+    spike = plane(1.0, 0.5)
+    spike["lower"][:7] = -np.inf
+    numbers_of_spike = {"nll": None, "infinite": 7, "stderr": None, "stderr_data": None, "kl": None, "kl_stderr": None}
+    with np.errstate(invalid="ignore"):  # the errors of -inf, replaced by None
+        save(run, "spike", "ring", "weights", spike, **numbers_of_spike)
+    trace = f'Traceback (most recent call last):\n  File "x.py", line 1\nNumericsError: {EVIL}'
+    error = {"type": "NumericsError", "message": f"loss not finite {EVIL}", "traceback": trace}
+    save(run, "vae", "ring", None, None, status="failed", seed=1, protocol={}, error=error)
+    save(run, "evil", "ring", "exact", plane(1.0, 0.8), label=EVIL, summary=EVIL, paper=EVIL, plugin=EVIL, notes=[EVIL])
+    for model, kind, level in (("flow", "weights", 120.0), ("vae", "weights", 110.0), ("ddpm", "lower_bound", 130.0)):
+        bits = level / (64 * math.log(2))
+        arrays = sheet(level, seed=len(model))
+        save(run, model, "pix", kind, arrays, event_shape=[1, 8, 8], levels=17, bits_per_dim=bits)
+    return run
+
+
+@pytest.fixture(scope="module")
+def groups(run: Path) -> dict[str, Group]:
+    return {group.dataset: group for group in collect([run])}
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    return report.render([run], "html")
+
+
+def cells(group: Group, title: str) -> dict[tuple[str, str], str]:
+    """The cells of one column of the results, by model and seed."""
+    made = table.results(group)
+    titles = [column.title for column in made.columns]
+    at = [titles.index(name) for name in ("model", "seed", title)]
+    return {(row.cells[at[0]], row.cells[at[1]]): row.cells[at[2]] for row in made.rows}
+
+
+def test_ranks_follow_the_bound_and_leave_out_what_has_no_direction(groups: dict[str, Group]) -> None:
+    assert [*groups] == ["pair", "ring", "pix"]
+    ranks = {standing.label: standing.rank for standing in groups["pair"].standings}
+    assert ranks == {"flow": 1, "vae": 2, "ddpm": 3, "rbm": 4, "gan": None}
+    ranks = {standing.label: standing.rank for standing in groups["ring"].standings}
+    assert ranks == {"flow": 1, "vae": 2, EVIL: 3, "spike": 4, "ddpm": None}
+    assert [standing.label for standing in groups["pix"].standings] == ["vae", "flow", "ddpm"]
+    assert cells(groups["ring"], "rank")["ddpm", "0"] == "bug"
+    assert any(note.startswith("BUG ddpm, seed 0") for note in table.results(groups["ring"]).notes)
+    assert "ddpm beats the truth, which is a bug: not ranked." in verdict(groups["ring"]).details
+
+
+def test_signs_say_what_a_number_is(groups: dict[str, Group]) -> None:
+    pair, ring = cells(groups["pair"], "NLL, nats"), cells(groups["ring"], "NLL, nats")
+    assert re.fullmatch(r"= \d\.\d{3} \+- 0\.0\d\d", pair["flow", "0"])
+    assert pair["vae", "0"].startswith("<= ")
+    assert pair["ddpm", "0"].startswith("<= ")
+    assert pair["gan", "0"].startswith("~ ")
+    assert pair["rbm", "0"].startswith("[1.750, ")
+    assert ring["spike", "0"] == "<= inf (7 at -inf)"
+    assert ring["vae", "1"] == "failed"
+    assert cells(groups["pair"], "KL to truth, nats")["ddpm", "0"].startswith("<= 0.")
+    assert cells(groups["pair"], "KL by quadrature")["flow", "0"] == "0.0031"
+    assert "certified" in cells(groups["pair"], "estimator")["rbm", "0"]
+    assert cells(groups["pix"], "bits/dim")["vae", "0"].startswith("<= 2.4")
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "expected"),
+    [
+        (1.23456, 0.0123, "1.235 +- 0.012"),
+        (1.23456, 0.0996, "1.23 +- 0.10"),
+        (-0.00004, 0.012, "0.000 +- 0.012"),
+        (98.24, 1.26, "98.2 +- 1.3"),
+        (1234.56, 123.0, "1235 +- 123"),
+        (0.123456789, 1e-12, "0.123457 +- 0.000000"),
+        (1.23456, None, "1.2346"),
+        (1.5, 0.0, "1.5000 +- 0.0000"),
+        (None, 0.1, "-"),
+        (math.inf, None, "inf"),
+    ],
+)
+def test_digits_follow_the_error(value: float | None, stderr: float | None, expected: str) -> None:
+    assert numbers.with_error(value, stderr) == expected
+
+
+def test_several_seeds_get_a_mean_with_its_error(groups: dict[str, Group]) -> None:
+    flow = groups["ring"].standings[0]
+    nll = [entry.record.nll or math.nan for entry in flow.entries]
+    assert [entry.record.seed for entry in flow.entries] == [0, 1, 2]
+    assert flow.summary.nll == pytest.approx(np.mean(nll))
+    assert flow.summary.stderr == pytest.approx(np.std(nll, ddof=1) / math.sqrt(3))
+    names = cells(groups["ring"], "rank")
+    assert names["flow", "mean of 3"] == "1"
+    assert names["flow", "2"] == ""
+
+
+def paired(groups: dict[str, Group], planted: float = 1.0) -> tuple[Difference | None, float, float]:
+    """compare() of flow and vae on "pair", and the same from the arrays by hand, vae's values times `planted`."""
+    flow, vae = groups["pair"].standings[:2]
+    a, b = flow.entries[0].arrays["lower"], vae.entries[0].arrays["lower"] * planted
+    return compare(flow, vae), float((a - b).mean()), float((a - b).std(ddof=1) / math.sqrt(N))
+
+
+def test_the_difference_is_paired(groups: dict[str, Group]) -> None:
+    # Tolerance 1e-9: the same sums in float64, in another order.
+    made, nats, stderr = paired(groups)
+    assert made is not None
+    assert (made.nats, made.stderr) == pytest.approx((nats, stderr), rel=1e-9)
+    # the common noise of the points cancels: ten times below the error of either mean
+    assert made.stderr < 0.1 * (groups["pair"].standings[0].summary.stderr or 0)
+    _, nats, stderr = paired(groups, planted=1.01)
+    assert (made.nats, made.stderr) != pytest.approx((nats, stderr), rel=1e-9)
+
+
+def test_a_shared_error_enters_the_difference(tmp_path: Path) -> None:
+    arrays = plane(1.0, 0.6, noise=0.1)
+    own = 0.1**2 / N
+    save(tmp_path, "field", "a", "weights", arrays, stderr_mc=math.sqrt(own + 0.3**2))
+    save(tmp_path, "flow", "a", "exact", plane(1.0, 0.5))
+    first, second = collect([tmp_path])[0].standings
+    made = compare(first, second)
+    assert made is not None
+    assert made.stderr == pytest.approx(0.3, rel=1e-3)  # s_d^2/n is 1e-4 of 0.3^2
+
+
+def test_verdicts(groups: dict[str, Group]) -> None:
+    said = verdict(groups["pair"])
+    assert said.headline.startswith("pair: flow is first: NLL = 2.")
+    assert "KL to the truth 0.00" in said.headline
+    assert re.match(r"vae is 0\.03\d+ \+- 0\.00\d+ nats behind \(paired over 1,000 points in common", said.details[0])
+    assert said.details[1] == "vae's figure is a bound: its own NLL may be lower."
+    assert "(<= 2.4796 bits/dim)" in verdict(groups["pix"]).headline
+
+
+def test_a_difference_within_its_error_is_no_victory(tmp_path: Path) -> None:
+    for model, seed in (("a", 1), ("b", 2)):
+        save(tmp_path, model, "d", "weights", plane(1.0, 0.5, noise=1.0, seed=seed))
+    said = verdict(collect([tmp_path])[0])
+    assert "cannot be told apart" in said.headline
+
+
+def test_over_seeds_the_error_is_that_of_the_seeds(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        save(tmp_path, "a", "d", "exact", plane(1.0, 0.50 + 0.02 * seed), seed=seed)
+        save(tmp_path, "b", "d", "exact", plane(1.0, 0.60 + 0.02 * seed), seed=seed)
+    group = collect([tmp_path])[0]
+    made = compare(*group.standings)
+    assert made is not None
+    errors = [standing.summary.stderr or 0 for standing in group.standings]
+    assert made.stderr == pytest.approx(math.hypot(*errors), rel=1e-9)
+    assert 1 <= made.dof <= 2
+    assert "error over 2 and 2 seeds" in verdict(group).details[0]
+
+
+@pytest.mark.parametrize(("dof", "expected"), [(1, 12.706), (4.9, 2.776), (15, 2.131), (60, 2.000), (math.inf, 1.96)])
+def test_student(dof: float, expected: float) -> None:
+    assert student(dof) == pytest.approx(expected, abs=2e-3)
+
+
+def test_ranks_use_the_points_in_common(tmp_path: Path) -> None:
+    easy = plane(1.0, 0.50)
+    order = np.argsort(-easy["log_p"])
+    worse = plane(1.0, 0.55)
+    few = order[: N // 4]
+    save(tmp_path, "all", "d", "exact", easy)
+    save(
+        tmp_path, "few", "d", "exact", worse | {key: worse[key][few] for key in ("index", "lower", "variance", "log_p")}
+    )
+    group = collect([tmp_path])[0]
+    records = {standing.label: standing.summary for standing in group.standings}
+    assert (records["few"].nll or 0) < (records["all"].nll or 0)  # only because its points are the likeliest
+    assert [standing.label for standing in group.standings] == ["all", "few"]
+    assert group.common == N // 4
+    assert "Ranks use the 250 test points" in table.results(group).notes[0]
+
+
+def test_other_protocols_and_efforts_stand_apart(tmp_path: Path) -> None:
+    save(tmp_path, "a", "d", "exact", plane(1.0, 0.5))
+    save(tmp_path, "a", "d", "exact", plane(1.0, 0.5), cell="other", seed=1, protocol={"data_hash": "x"})
+    save(tmp_path, "a", "d", "exact", plane(1.0, 0.5), cell="valid", seed=1, split="valid")
+    save(tmp_path, "a", "d", "exact", plane(1.0, 0.6), cell="short", seed=1, budget="5s")
+    groups = collect([tmp_path])
+    assert sorted(len(group.standings) for group in groups) == [1, 1, 2]
+    assert "budget" in [c.title for g in groups for c in table.results(g).columns]
+    assert report.render([tmp_path], "html").count("<h2>d (") == 3
+
+
+def test_later_readings_are_listed_and_never_ranked(tmp_path: Path) -> None:
+    folder = save(tmp_path, "a", "d", "weights", plane(1.0, 0.6))
+    save(tmp_path, "b", "d", "weights", plane(1.0, 0.55))
+    evaluation = {"estimator": "ais", "num_samples": 5000, "points": N}
+    write_json(folder / "readings.json", [{"reading": 2, "nll": 0.1, "stderr": 0.01, "evaluation": evaluation}])
+    group = collect([tmp_path, tmp_path])[0]  # given twice, read once
+    assert [standing.label for standing in group.standings] == ["b", "a"]
+    assert cells(group, "rank")["a", "0, reading 2"] == ""
+    assert cells(group, "NLL, nats")["a", "0, reading 2"] == "<= 0.100 +- 0.010"
+    assert [row["reading"] for row in report.rows([tmp_path])] == [1, 1, 2]
+    assert group.standings[1].later[0].arrays == {}
+
+
+def test_rows_have_the_documented_keys_and_no_nan(run: Path) -> None:
+    rows = json.loads(report.render([run], "json"), parse_constant=pytest.fail)
+    assert len(rows) == len([*(run / "cells").iterdir()])
+    assert all(tuple(row) == ROW_KEYS for row in rows)
+    spike = next(row for row in rows if row["model"] == "spike")
+    assert (spike["nll"], spike["infinite"], spike["status"]) == (None, 7, "ok")
+    assert next(row for row in rows if row["status"] == "failed")["error"]["type"] == "NumericsError"
+    assert rows[0]["estimator"] == {"estimator": "iwae", "num_samples": 50, "points": N}
+
+
+class Outline(html.parser.HTMLParser):
+    """Every tag with its attributes, and which are left open."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_asks_for_nothing(page: str) -> None:
+    outline = Outline(page)
+    assert outline.open == []
+    assert not re.search(r"NaN|Undefined|None[^a-z]", re.sub(r"base64,[^\"]+", "", page))
+    loaded = {tag for tag, _ in outline.tags} & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert loaded == set()
+    for tag, attributes in outline.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            assert name != "style", tag  # the policy would refuse it
+            if name in ("src", "href", "srcset", "action", "data", "poster"):
+                assert str(value).startswith(("data:image/png;base64,", "#")), (tag, name, value)
+    assert "url(" not in page
+    assert "@import" not in page
+    policy = next(a["content"] for _, a in outline.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_the_page_says_what_it_should(page: str) -> None:
+    tags = Outline(page).tags
+    images = [attributes for tag, attributes in tags if tag == "img"]
+    alts = [str(attributes["alt"]) for attributes in images]
+    assert "density of flow on pair" in alts
+    assert "bound on the density of vae on pair" in alts
+    assert "samples of ddpm on pix" in alts
+    assert all(alts)
+    assert sum(tag == "polyline" for tag, _ in tags) == 5 + 7 + 3  # a curve a cell with arrays
+    assert sum(attributes.get("scope") == "row" for _, attributes in tags) > 15
+    assert 'class="failed"' in page
+    assert "genzoo bench -m" in page
+    assert "entropy of the truth, 1.7000 nats" in page
+
+
+def test_names_cannot_inject(run: Path, page: str) -> None:
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "{{ 7*7 }}" in page  # as text, not as a template
+    assert "\x1b" not in page
+    markdown = report.render([run], "md")
+    assert "<script" not in markdown
+    assert "\x1b" not in markdown
+    assert "\x1b" not in report.render([run], "json")
+    tex = report.render([run], "tex")
+    assert r"\{\{ 7*7 \}\}" in tex
+    for line in tex.splitlines():
+        assert line.startswith(("%", "\\")) or line.endswith(r"\\") or not line
+
+
+def test_csv_holds_rows_and_no_formula() -> None:
+    row = dict.fromkeys(ROW_KEYS) | {"model": "=HYPERLINK()", "nll": -1.5, "terms": {"kl": 1.0}}
+    lines = formats.csv_text([row]).splitlines()
+    assert lines[0] == ",".join(ROW_KEYS)
+    assert lines[1].startswith("'=HYPERLINK(),,,,-1.5,")
+    assert '"{""kl"": 1.0}"' in lines[1]
+
+
+def test_markdown_and_tex(groups: dict[str, Group]) -> None:
+    made = table.results(groups["pair"])
+    lines = formats.markdown(made).splitlines()
+    assert lines[0].startswith("| rank | model | seed | NLL, nats |")
+    assert lines[3].startswith("| 2 | vae | 0 | ≤ 2.")
+    tex = formats.tex(made)
+    assert r"\toprule" in tex
+    assert r"2 & vae & 0 & $\le$ 2." in tex
+    matrix = formats.markdown(table.kl_matrix([*groups.values()]))
+    assert [line.split(" | ")[0] for line in matrix.splitlines()] == ["| data", "| :--", "| pair", "| ring"]
+
+
+def terminal(run: Path, width: int, is_terminal: bool) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=is_terminal, color_system=None)
+    report.terminal([run], console)
+    return out.getvalue()
+
+
+def test_the_terminal_table_fits_and_a_pipe_gets_it_whole(run: Path) -> None:
+    narrow, piped = terminal(run, 90, True), terminal(run, 20, False)
+    body = [line for line in narrow.splitlines() if re.match(r"(rank| *\d) +\w", line)]
+    assert len(body) > 10
+    assert max(map(len, body)) <= 90
+    assert "parameters" not in narrow
+    assert "parameters" in piped
+    assert "<= 2." in piped
+    assert piped.isascii()
+    assert "[b]" in piped  # rich's markup, as text
+    assert "\x1b" not in piped
+
+
+def test_missing_or_broken_arrays_leave_the_table(tmp_path: Path) -> None:
+    save(tmp_path, "a", "d", "exact", plane(1.0, 0.5))
+    other = save(tmp_path, "b", "d", "exact", plane(1.0, 0.6))
+    (other / "arrays.npz").write_bytes(b"PK broken")
+    odd = save(tmp_path, "c", "d", "exact", {"lower": np.zeros(3), "samples": np.zeros((2, 3, 4, 5, 6))})
+    (save(tmp_path, "e", "d", "exact", plane(1.0, 0.8)) / "arrays.npz").unlink()
+    text = report.render([tmp_path], "html")
+    assert "arrays.npz is not a valid npz" in text
+    assert "share no stored points" in text
+    assert odd.name in text
+
+
+def test_commands_and_errors(run: Path, tmp_path: Path) -> None:
+    runner = CliRunner()
+    made = runner.invoke(command, [str(run), "-o", str(tmp_path / "x.html")], standalone_mode=False)
+    assert made.output.strip() == str(tmp_path / "x.html")
+    assert (tmp_path / "x.html").read_text().startswith("<!doctype html>")
+    made = runner.invoke(command, [str(run)], standalone_mode=False)
+    assert (run / "report.html").exists()
+    assert made.output.strip() == str(run / "report.html")
+    made = runner.invoke(command, [str(run), "--format", "csv", "-o", str(tmp_path / "x.csv")], standalone_mode=False)
+    assert (tmp_path / "x.csv").read_text().count("\n") == len([*(run / "cells").iterdir()]) + 1
+    with pytest.raises(RunError, match="no cells in"):
+        report.rows([tmp_path / "nothing"])
+
+
+def test_no_torch(run: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, genzoo.cli.report, genzoo.report as r; from rich.console import Console\n"
+        f"run = pathlib.Path({str(run)!r}); r.write([run], pathlib.Path({str(tmp_path / 'x.html')!r}))\n"
+        "r.rows([run]); r.terminal([run], Console())\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'matplotlib', 'sklearn')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+def decode(uri: str) -> np.ndarray[Any, Any]:
+    """Pixels `(h, w, c)` of an unfiltered PNG, by its specification."""
+    data = base64.b64decode(uri.partition(",")[2])
+    parts: dict[bytes, bytes] = {}
+    at = 8
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        name, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(name + body)
+        parts[name] = body
+        at += 12 + length
+    width, height = struct.unpack(">II", parts[b"IHDR"][:8])
+    channels = {0: 1, 2: 3, 6: 4}[parts[b"IHDR"][9]]
+    lines = np.frombuffer(zlib.decompress(parts[b"IDAT"]), np.uint8).reshape(height, 1 + width * channels)
+    return lines[:, 1:].reshape(height, width, channels)
+
+
+def test_maps_and_grids_are_the_arrays() -> None:
+    log_density = np.full((4, 6), -np.inf)
+    log_density[0, 0] = math.log(2.0)  # lowest y, lowest x: bottom left
+    made = figures.density_map(log_density, 2.0, "map")
+    assert made is not None
+    pixels = decode(made.uri)
+    assert pixels[-1, 0].tolist() == [253, 231, 37]
+    assert pixels[0, 0].tolist() == [68, 1, 84]
+    images = np.zeros((5, 3, 2, 2), np.uint8)
+    images[4, 1] = 16
+    made = figures.tiles(images, 17, "tiles")
+    assert made is not None
+    pixels = decode(made.uri)
+    assert pixels.shape == (5, 8, 3)  # two rows of three tiles, a pixel between
+    assert pixels[3, 3].tolist() == [0, 255, 0]
+    dots = figures.scatter(np.array([[0.0, 0.0], [9.0, 9.0]]), (-1, 1, -1, 1), "dots")
+    assert dots is not None
+    assert dots.alt == "dots, 1 of 2 outside the window"
+    assert (decode(dots.uri)[..., 3] > 0).sum() == 4
+
+
+def test_axis_ticks() -> None:
+    assert [text for _, text in figures.ticks(0, 60)] == ["0", "20", "40", "60"]
+    assert [text for _, text in figures.ticks(1.62, 2.31)] == ["1.8", "2.0", "2.2"]
+    assert [text for _, text in figures.ticks(-0.02, 0.03)] == ["-0.02", "-0.01", "0.00", "0.01", "0.02", "0.03"]
+
+
+def test_figures_refuse_what_they_cannot_draw() -> None:
+    assert figures.density_map(np.zeros(3), 1.0, "") is None
+    assert figures.density_map(np.zeros((3, 3)), None, "") is None
+    assert figures.scatter(np.zeros((3, 2)), None, "") is None
+    assert figures.tiles(np.zeros((3, 2, 4, 4)), None, "") is None
+    assert figures.chart([], None, "", "") is None
+    nan = np.full(5, np.nan)
+    assert figures.chart([figures.Curve(nan, nan, 0)], 1.0, "", "") is None
+    assert figures.density_scale(np.full((3, 3), -np.inf)) is None
+
+
+def test_write_leaves_no_half_file(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = report.write([run], tmp_path / "report.html")
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        report.write([run], path)
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]
