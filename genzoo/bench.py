@@ -11,7 +11,7 @@ from pathlib import Path
 
 from genzoo.building import Blueprint, load_reference
 from genzoo.cells import pick_device, read_progress, run_cell
-from genzoo.config import Reference, TrainSettings
+from genzoo.config import Reference
 from genzoo.errors import CapabilityError, DataError, PlanError, RunError, WorkerDied
 from genzoo.executors import LocalExecutor
 from genzoo.plan import Cell, Plan
@@ -47,7 +47,6 @@ def check(plan: Plan, plugins: tuple[str, ...] = ()) -> dict[str, Dataset]:
     """
     registry = load_registry(plugins)
     pick_device(plan.device)
-    TrainSettings.parse(plan.training, "[training]")
     datasets = {}
     for text in plan.datasets:
         datasets[text] = load_reference(registry, Reference.parse(text, "data set"))
@@ -131,7 +130,9 @@ def run(
     if replay is not None:
         cells = replayed(cells, replay)
     stored = folder / "plan.toml"
-    if stored.exists() and Plan.read(stored) != plan:
+    if folder.exists() and not folder.is_dir():
+        raise PlanError(f"cannot run in {folder}: expected a folder; it is a file")
+    if stored.exists() and Plan.read(stored).key != plan.key:
         raise PlanError(f"{folder} holds another plan: give another folder with -o, or run `genzoo bench {stored}`")
     write_bytes(stored, plan.to_toml().encode())
     states = {cell.name: CellState(cell, "waiting", {}) for cell in cells}

@@ -13,8 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from genzoo.errors import BudgetError, ConfigError, UnknownNameError
 
+BARE_WORD = re.compile(r"[\w.+-]+")
 ADAPTER_KEYS = ("dequantization", "logit", "standardize", "class_mixture")
 """Config keys of every model that the host reads; they are stored under `config.adapters`."""
+
+MOST = 1e15
+"""Largest amount of a budget: whole numbers up to here are exact in float64."""
 
 
 class Config(BaseModel):
@@ -88,7 +92,7 @@ class Budget:
         if isinstance(text, Budget):
             return text
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|s)\s*", str(text))
-        if not match or float(match[1]) <= 0:
+        if not match or not 0 < float(match[1]) <= MOST:
             raise BudgetError(f"{text!r} is not a budget: expected a positive 2000steps, 10epochs or 60s")
         unit: Literal["steps", "epochs", "s"]
         unit = "s" if match[2] == "s" else "steps" if match[2].startswith("step") else "epochs"
@@ -98,7 +102,8 @@ class Budget:
         return cls(amount, unit)
 
     def __str__(self) -> str:
-        return f"{self.amount:g}{self.unit}"
+        whole = self.amount == int(self.amount)
+        return f"{int(self.amount) if whole else self.amount}{self.unit}"
 
 
 @dataclass(frozen=True)
@@ -133,9 +138,12 @@ class Reference:
 
 def split_outside_brackets(text: str) -> list[str]:
     """Split at commas outside brackets and quotes: `a,b[c=1,d=2]` gives `a` and `b[c=1,d=2]`."""
-    parts, depth, start, quote = [], 0, 0, ""
+    parts, depth, start, quote, escaped = [], 0, 0, "", False
     for at, char in enumerate(text):
-        if quote:
+        if escaped:
+            escaped = False
+        elif quote:
+            escaped = char == "\\" and quote == '"'  # TOML: a string in single quotes has no escapes
             quote = "" if char == quote else quote
         elif char in "\"'":
             quote = char
@@ -158,12 +166,12 @@ def _value(text: str) -> Any:
     if text.lower() == "none":
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        if re.fullmatch(r"[\w.+-]+", text):
+        if "\n" not in text:  # else it could be more than one value
+            return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        if BARE_WORD.fullmatch(text):
             return text
-        expected = "a number, true, false, none, a word or a list"
-        raise ConfigError(f"cannot read value {text!r}: expected {expected}") from None
+    raise ConfigError(f"cannot read value {text!r}: expected a number, true, false, none, a word or a list")
 
 
 def _text(value: Any) -> str:
@@ -172,5 +180,24 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(_text(v) for v in value)}]"
-    return str(value)
+        return f"[{','.join(map(toml_value, value))}]"
+    if isinstance(value, str) and BARE_WORD.fullmatch(value) and _value(value) == value:
+        return value
+    return toml_value(value)
+
+
+def toml_value(value: Any) -> str:
+    """`value` as TOML: strings (control characters escaped), numbers, booleans, lists, tables; ConfigError else."""
+    if isinstance(value, str):
+        # json.dumps would write surrogate pairs, which TOML refuses
+        escaped = ("\\" + c if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08x}" for c in value)
+        return f'"{"".join(escaped)}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{toml_value(str(k))} = {toml_value(v)}" for k, v in value.items()) + "}"
+    raise ConfigError(f"cannot write {value!r} as TOML: expected strings, numbers, booleans, lists or tables")

@@ -11,12 +11,14 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator
 
-from genzoo.config import Budget, Config, Reference
+from genzoo.config import Budget, Config, Reference, TrainSettings, toml_value
 from genzoo.errors import ConfigError, PlanError
 from genzoo.records import cell_name
 
 DEFAULT_DATASETS = ("moons", "checkerboard", "mnist")
 DEFAULT_MAX_SECONDS = 40.0
+NONE = "none"
+"""How TOML, which has no word for it, says None: `clip = "none"`."""
 
 
 class EvaluationPlan(Config):
@@ -55,6 +57,30 @@ class Plan(Config):
     def _budget(cls, value: str) -> str:
         return str(Budget.parse(value))
 
+    @field_validator("models", "datasets", "seeds")
+    @classmethod
+    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        # two cells of one name would write to one folder at the same time
+        names = [str(Reference.parse(value)) if isinstance(value, str) else value for value in values]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} stands twice")
+        return values
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _training(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        settings = {key: None if item == NONE else item for key, item in value.items()}
+        TrainSettings.parse(settings, "[training]")
+        return settings
+
+    @field_validator("evaluation", mode="before")
+    @classmethod
+    def _evaluation(cls, value: Any) -> Any:
+        return EvaluationPlan.parse(value, "[evaluation]") if isinstance(value, Mapping) else value
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """A plan from TOML; PlanError naming the file."""
@@ -73,9 +99,10 @@ class Plan(Config):
         """The plan as TOML that `read` reads back."""
         values = self.model_dump(mode="json")
         tables = {key: values.pop(key) for key in ("training", "evaluation")}
-        lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines = [f"{key} = {toml_value(value)}" for key, value in values.items()]
         for name, table in tables.items():
-            lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
+            kept = {k: v for k, v in table.items() if v is not None or name == "training"}  # others default to None
+            lines += ["", f"[{name}]", *(f"{k} = {toml_value(NONE if v is None else v)}" for k, v in kept.items())]
         return "\n".join(lines) + "\n"
 
     @property
@@ -124,11 +151,3 @@ class Cell(Config):
     def folder(self) -> Path:
         """Where its files go."""
         return self.run / "cells" / self.name
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return json.dumps(value)
