@@ -19,7 +19,6 @@ import io
 import json
 import math
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -189,7 +188,9 @@ def finite(value: Any) -> Any:
 def atomic(path: Path) -> Iterator[io.BufferedWriter]:
     """A binary file that appears under `path` whole or not at all: temporary file, sync, rename, sync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
+    # not tempfile, whose files only their owner may read: the umask decides, as for any other file
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
