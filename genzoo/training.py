@@ -25,7 +25,7 @@ from torch import Tensor
 
 from genzoo.config import Budget
 from genzoo.errors import BudgetError, DataError, RunError
-from genzoo.interface import GenerativeModel, Learner, derive_seed
+from genzoo.interface import GenerativeModel, Learner, derive_seed, seeded
 from genzoo.means import MeanResult
 from genzoo.spec import Batch, Dataset
 from genzoo.state import copied, load_state, save_state
@@ -177,7 +177,8 @@ class Trainer:
         return total
 
     def _validate(self) -> float:
-        self.learner.finish(self.data.train, self.data.valid)
+        with seeded(derive_seed("finish", self.seed), self.device):
+            self.learner.finish(self.data.train, self.data.valid)
         model = self.learner.evaluated()
         result = validation_bound(model, self.data)
         if result.kind != "estimate" and (self._best is None or -result.mean <= self._best[0]):
@@ -191,6 +192,7 @@ class Trainer:
             "total": self.total,
             "step": self.step,
             "seconds": self.seconds,
+            "converged": self.learner.converged,
             "rng": self._rng,
             "noise": self._noise.get_state(),
             "best": None if self._best is None else list(self._best),
@@ -211,6 +213,7 @@ class Trainer:
             except (RunError, KeyError, RuntimeError):
                 continue
             self.total, self.step, self.seconds = state["total"], state["step"], state["seconds"]
+            self.learner.converged = state["converged"]
             self._rng = state["rng"]
             self._noise.set_state(state["noise"])
             self._best = None if state["best"] is None else (state["best"][0], state["best"][1])
