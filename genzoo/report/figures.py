@@ -17,6 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genzoo.errors import CapabilityError
+
+from genzoo.errors import CapabilityError
+
 Array = NDArray[Any]
 Extent = tuple[float, float, float, float]
 
@@ -147,9 +151,44 @@ def scatter(points: Array | None, window: Extent | None, alt: str) -> Image | No
     """Points `(m, 2)` as dots of two pixels on a transparent ground; those outside the window are counted in words."""
     if points is None or window is None or points.ndim != 2 or points.shape[1] != 2 or not len(points):
         return None
+    pixels, outside = _dots(points, window)
+    return image(pixels, f"{alt}, {outside} of {len(points)} outside the window" if outside else alt)
+
+
+def tiles(images: Array | None, levels: int | None, alt: str, span: tuple[float, float] | None = None) -> Image | None:
+    """The first 64 of images `(m, c, h, w)`, c 1 or 3, as a grid; codes 0..levels-1, or real values over `span`."""
+    if images is None or not _are_images(images):
+        return None
+    return image(_sheet(images[:MAX_TILES], levels, span), alt)
+
+
+def samples_png(samples: Array, levels: int | None) -> bytes:
+    """Samples as a PNG file: images as a grid of all of them, points of the plane as a scatter on white.
+
+    Args:
+        samples: `(m, c, h, w)` with c 1 or 3, or `(m, 2)`; levels: of discrete data, whose codes are 0..levels-1.
+
+    Raises:
+        CapabilityError: samples of another shape.
+    """
+    if _are_images(samples):
+        return png(_sheet(samples, levels, None))
+    window = extent(None, None, samples)
+    if window is None:
+        shape = tuple(samples.shape[1:])
+        raise CapabilityError(
+            f"cannot draw samples of shape {shape}: expected (2,), (1, h, w) or (3, h, w); write a .npy instead"
+        )
+    pixels, _ = _dots(samples, window)
+    cover = pixels[..., 3:] / 255
+    return png((255 * (1 - cover) + pixels[..., :3] * cover).round().astype(np.uint8))
+
+
+def _dots(points: Array, window: Extent) -> tuple[NDArray[np.uint8], int]:
+    """RGBA pixels of points `(m, 2)`, and how many of them lie outside the window (or are NaN)."""
     x_low, x_high, y_low, y_high = window
     shares = (points.astype(np.float64) - (x_low, y_low)) / (x_high - x_low, y_high - y_low)
-    inside = ((shares >= 0) & (shares <= 1)).all(axis=1)  # False for NaN
+    inside = ((shares >= 0) & (shares <= 1)).all(axis=1)
     column, row = (shares[inside] * (CANVAS - 2)).astype(int).T
     hits = np.zeros((CANVAS, CANVAS))
     for right in (0, 1):
@@ -158,27 +197,26 @@ def scatter(points: Array | None, window: Extent | None, alt: str) -> Image | No
     pixels = np.empty((CANVAS, CANVAS, 4), np.uint8)
     pixels[..., :3] = INK
     pixels[..., 3] = np.flipud(255 * (1 - 0.35**hits)).astype(np.uint8)
-    outside = len(points) - int(inside.sum())
-    return image(pixels, f"{alt}, {outside} of {len(points)} outside the window" if outside else alt)
+    return pixels, len(points) - int(inside.sum())
 
 
-def tiles(images: Array | None, levels: int | None, alt: str, span: tuple[float, float] | None = None) -> Image | None:
-    """The first 64 of images `(m, c, h, w)`, c 1 or 3, as a grid; codes 0..levels-1, or real values over `span`."""
-    if images is None or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        return None
-    if max(images.shape[2:]) > MAX_SIDE:
-        return None
+def _are_images(values: Array) -> bool:
+    return values.ndim == 4 and values.shape[1] in (1, 3) and 0 < values.size and max(values.shape[2:]) <= MAX_SIDE
+
+
+def _sheet(images: Array, levels: int | None, span: tuple[float, float] | None) -> NDArray[np.uint8]:
+    """Pixels of images `(m, c, h, w)` side by side in a square as near as can be, a pixel between them."""
     low, high = (0.0, float(levels - 1)) if levels else span or value_span(images)
-    shares = (images[:MAX_TILES].astype(np.float64) - low) / max(high - low, 1e-12)
+    shares = (images.astype(np.float64) - low) / max(high - low, 1e-12)
     codes = (255 * np.clip(np.nan_to_num(shares), 0, 1)).round().astype(np.uint8)
     m, c, h, w = codes.shape
     across = math.ceil(math.sqrt(m))
     down = math.ceil(m / across)
-    sheet = np.full((down * across, h + 1, w + 1, c), SEPARATOR, np.uint8)  # one pixel between tiles
-    sheet[:m, :h, :w] = codes.transpose(0, 2, 3, 1)
+    sheet = np.full((down * across, h + 1, w + 1, c), SEPARATOR, np.uint8)
+    sheet[:m, :h, :w] = codes.transpose(0, 2, 3, 1)  # (m, h, w, c)
     grid = sheet.reshape(down, across, h + 1, w + 1, c).transpose(0, 2, 1, 3, 4)
-    pixels = grid.reshape(down * (h + 1), across * (w + 1), c)[:-1, :-1]  # (down h, across w, c)
-    return image(pixels[..., 0] if c == 1 else pixels, alt)
+    pixels = grid.reshape(down * (h + 1), across * (w + 1), c)[:-1, :-1]
+    return pixels[..., 0] if c == 1 else pixels
 
 
 def value_span(images: Array) -> tuple[float, float]:
