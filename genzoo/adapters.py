@@ -8,6 +8,7 @@ Its learner and estimators are the inner ones on mapped data. A loss that is not
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -102,17 +103,21 @@ class Adapted(GenerativeModel):
         n, done = len(x), 0
         chunk = max(1, _rows(self.spec) // max(1, n))
         sums, parts = WeightSums(), []
+        shared = torch.zeros((), dtype=torch.float64, device=x.device)
         while done < num_samples:
             k = min(chunk, num_samples - done)
             done += k
             repeated = None if condition is None else condition.repeat(k)
             y, ladj = self.to_inner(x.repeat(k, *[1] * len(self.spec.event_shape)))  # (k B, *event_shape)
             part = inner(y, 1, repeated).shifted(ladj, "log_jacobian")
+            shared = torch.maximum(shared, part.shared_variance)
             if part.kind in ("exact", "weights"):
                 sums.add(part.lower.view(k, n), {name: term.view(k, n).mean(0) for name, term in part.terms.items()})
             else:
                 parts.append((k, part))
-        return sums.result() if sums.count else _mean_over_draws(parts, n, num_samples)
+        if sums.count:
+            return sums.result(shared_variance=shared)
+        return replace(_mean_over_draws(parts, n, num_samples), shared_variance=shared)
 
     def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
         return self.answer(x, num_samples, condition, lambda y, k, c: self.inner.log_likelihood(y, k, None, c))
@@ -227,6 +232,15 @@ class MappedLearner(Learner):
         self.settings = inner.settings
         self.loss_in_nats = inner.loss_in_nats
 
+    @property
+    def converged(self) -> bool:
+        """The inner learner's, in both directions."""
+        return self.inner.converged
+
+    @converged.setter
+    def converged(self, value: bool) -> None:
+        self.inner.converged = value
+
     def start(self, train: Split) -> None:
         """Fit the transforms, then start the inner learner on mapped data."""
         self.adapted.fit_transforms(train)
@@ -237,7 +251,6 @@ class MappedLearner(Learner):
         with torch.no_grad():
             y, ladj = self.adapted.to_inner(batch.x)
         metrics = self.inner.step(Batch(y, batch.y), progress)
-        self.converged = self.inner.converged
         if self.inner.loss_in_nats:
             metrics["loss"] = metrics["loss"] - ladj.mean()
         return metrics

@@ -49,13 +49,17 @@ class ClassMixture(GenerativeModel):
             raise CapabilityError(f"p(x) from p(x given y) needs answers of kind exact or weights; this one is {kind}")
         joint = torch.stack([answer.lower for answer in answers]) + self.log_prior[:, None]  # (classes, B)
         lower = joint.logsumexp(0)
+        # sum_y r_y e_y of class errors e_y shared by all examples, 0 <= r_y and sum 1: at most the largest variance
+        shared = torch.stack([answer.shared_variance for answer in answers]).max()
         if kind == "exact":
-            return LogLikelihood.exact(lower)
+            return LogLikelihood.exact(lower, shared_variance=shared)
         variances = [answer.variance for answer in answers if answer.variance is not None]
         known = len(variances) == self.classes
         # delta method: the weight of class y has relative variance v_y and share r_y of the sum
         variance = ((joint - lower).exp().square() * torch.stack(variances)).sum(0) if known else None
-        return LogLikelihood(lower=lower, kind="weights", num_samples=num_samples, variance=variance)
+        return LogLikelihood(
+            lower=lower, kind="weights", num_samples=num_samples, variance=variance, shared_variance=shared
+        )
 
     def _sample(self, n: int, condition: Tensor | None) -> Tensor:
         if condition is None:
@@ -94,6 +98,15 @@ class ClassMixtureLearner(Learner):
         self.inner = inner
         self.settings = inner.settings
 
+    @property
+    def converged(self) -> bool:
+        """The inner learner's, in both directions."""
+        return self.inner.converged
+
+    @converged.setter
+    def converged(self, value: bool) -> None:
+        self.inner.converged = value
+
     def start(self, train: Split) -> None:
         """Count labels, start the inner learner."""
         self.mixture.count(train)
@@ -101,9 +114,7 @@ class ClassMixtureLearner(Learner):
 
     def step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The inner step."""
-        metrics = self.inner.step(batch, progress)
-        self.converged = self.inner.converged
-        return metrics
+        return self.inner.step(batch, progress)
 
     def finish(self, train: Split, valid: Split) -> None:
         """The inner one's."""
