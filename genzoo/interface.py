@@ -248,7 +248,7 @@ class Learner(ABC):
 
     def finish(self, train: Split, valid: Split) -> None:  # noqa: B027
         """Before each validation and after the last step, outside the budget: fit what belongs to the model but is not
-        trained, on a bounded subset, so that `evaluated` is ready."""
+        trained, on a bounded subset, so that `evaluated` is ready. The loop seeds the global RNG around it."""
 
     @abstractmethod
     def evaluated(self) -> GenerativeModel:
@@ -309,7 +309,14 @@ class Estimator(ABC):
             pilot = self.mean(x, max(2, num_samples), seed + 1, condition, batch_size=batch_size)
             if pilot.stderr_mc is None:
                 raise CapabilityError(f"estimator {self.name} does not know its Monte Carlo variance: give num_samples")
-            num_samples = max(1, math.ceil(pilot.num_samples * (pilot.stderr_mc / until_se) ** 2))
+            # more draws do not shrink an error that all examples share, such as that of log Z
+            shared = float(pilot.result.shared_variance)
+            if shared >= until_se**2:
+                raise CapabilityError(
+                    f"until_se={until_se:g} is below the error that all examples share: {shared**0.5:.3g}"
+                )
+            wanted = (pilot.stderr_mc**2 - shared) / (until_se**2 - shared)
+            num_samples = max(1, math.ceil(pilot.num_samples * wanted))
         size, start = batch_size or self.batch_size, time.monotonic()
         parts = []
         for at in range(0, len(x), size):
