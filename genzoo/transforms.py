@@ -162,7 +162,9 @@ class Standardize(Transform):
         x = x.flatten() if self.shared else x
         self.loc.copy_(x.mean(0))
         scale = x.std(0, correction=0)
-        self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+        # rounding of the mean leaves a constant near 1e-16 of its size
+        constant = scale <= 1e-12 * self.loc.abs()
+        self.scale.copy_(torch.where(constant, torch.ones_like(scale), scale))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See Transform."""
