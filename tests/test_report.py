@@ -22,7 +22,7 @@ from rich.console import Console
 
 from genzoo import report
 from genzoo.cli.report import command
-from genzoo.errors import RunError
+from genzoo.errors import CapabilityError, RunError
 from genzoo.records import ROW_KEYS, RunRecord, write_arrays, write_json
 from genzoo.report import figures, formats, numbers, table
 from genzoo.report.collect import Group, collect
@@ -402,6 +402,8 @@ def test_the_page_says_what_it_should(page: str) -> None:
     assert 'class="failed"' in page
     assert "genzoo bench -m" in page
     assert "entropy of the truth, 1.7000 nats" in page
+    assert "<dt>genzoo</dt><dd>0.1.0</dd>" in page
+    assert "<dt>torch</dt><dd>2.13.0</dd>" in page
 
 
 def test_names_cannot_inject(run: Path, page: str) -> None:
@@ -457,6 +459,17 @@ def test_the_terminal_table_fits_and_a_pipe_gets_it_whole(run: Path) -> None:
     assert piped.isascii()
     assert "[b]" in piped  # rich's markup, as text
     assert "\x1b" not in piped
+
+
+def test_an_estimator_with_settings_tells_them_in_a_note(tmp_path: Path) -> None:
+    evaluation = {"estimator": "vlb[variance=fixed,steps=256]", "num_samples": 64, "points": N}
+    save(tmp_path, "a", "d", "lower_bound", plane(1.0, 0.6), evaluation=evaluation)
+    save(tmp_path, "b", "d", "exact", plane(1.0, 0.5), mass=1.02, evaluation={"estimator": "default", "points": N})
+    group = collect([tmp_path])[0]
+    assert cells(group, "estimator") == {("a", "0"): "vlb, K=64, 1,000 points", ("b", "0"): "exact, 1,000 points"}
+    notes = table.results(group).notes
+    assert "a: vlb with variance=fixed, steps=256" in notes
+    assert "BUG b, seed 0: its density integrates to 1.020 over the grid, more than one." in notes
 
 
 def test_missing_or_broken_arrays_leave_the_table(tmp_path: Path) -> None:
@@ -531,6 +544,31 @@ def test_maps_and_grids_are_the_arrays() -> None:
     assert dots is not None
     assert dots.alt == "dots, 1 of 2 outside the window"
     assert (decode(dots.uri)[..., 3] > 0).sum() == 4
+
+
+def test_samples_as_a_file() -> None:
+    images = np.zeros((70, 1, 2, 2), np.uint8)
+    assert figures.samples_png(images, 2)[:8] == b"\x89PNG\r\n\x1a\n"
+    uri = "," + base64.b64encode(figures.samples_png(images, 2)).decode()
+    assert decode(uri).shape == (8 * 3 - 1, 9 * 3 - 1, 1)  # all 70, not the 64 of a page
+    uri = "," + base64.b64encode(figures.samples_png(points(500, 0.5, 1.0, 0), None)).decode()
+    pixels = decode(uri)
+    assert pixels.shape == (figures.CANVAS, figures.CANVAS, 3)
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    with pytest.raises(CapabilityError, match=r"shape \(7,\): expected \(2,\), \(1, h, w\)"):
+        figures.samples_png(np.zeros((3, 7)), None)
+
+
+def test_a_chart_is_in_its_frame() -> None:
+    curve = figures.Curve(np.array([1.0, 5.0, 10.0]), np.array([9.0, 3.0, 2.0]), 1)
+    made = figures.chart([curve, figures.Curve(np.array([5.0]), np.array([2.5]), 2)], 1.5, "seconds", "curves")
+    assert made is not None
+    (_, line), (_, dash) = made.lines
+    places = [tuple(map(float, place.split(","))) for place in line.split()]
+    assert places[-1][0] == made.right
+    assert places[0][1] < places[1][1] < places[2][1] < (made.floor or 0) < made.bottom  # downwards is better
+    assert len(dash.split()) == 2  # one point is still to be seen
+    assert all(made.left <= x <= made.right for x, _ in made.x_ticks)
 
 
 def test_axis_ticks() -> None:

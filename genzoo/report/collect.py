@@ -28,6 +28,8 @@ from genzoo.records import CellFolder, RunRecord, find_cells
 State = Literal["ranked", "infinite", "estimate", "bug", "no number"]
 Arrays = Mapping[str, NDArray[Any]]
 
+UNUSED = ("anatomy_", "trace_")  # large, and not drawn: not kept
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -42,13 +44,14 @@ class Entry:
         if self.record.reading != self.folder.record.reading:
             return {}, ""
         try:
-            return self.folder.arrays(), ""
+            arrays = self.folder.arrays()
+            return {name: held for name, held in arrays.items() if not name.startswith(UNUSED)}, ""
         except RunError as error:
             return {}, str(error)
 
     @property
     def arrays(self) -> Arrays:
-        """What `arrays.npz` holds; empty when it is missing or broken (`problem` says so)."""
+        """What `arrays.npz` holds, but for `UNUSED`; empty when it is missing or broken (`problem` says so)."""
         return self._loaded[0]
 
     @property

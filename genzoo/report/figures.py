@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from genzoo.errors import CapabilityError
 
-from genzoo.errors import CapabilityError
-
 Array = NDArray[Any]
 Extent = tuple[float, float, float, float]
 
@@ -43,6 +41,7 @@ INK = (74, 134, 204)  # legible on white and on near-black
 CANVAS = 280
 SEPARATOR = 112  # between tiles: seen beside black and white
 MAX_SIDE, MAX_TILES = 1024, 64
+DASH = 5.0
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ def _dots(points: Array, window: Extent) -> tuple[NDArray[np.uint8], int]:
 
 
 def _are_images(values: Array) -> bool:
-    return values.ndim == 4 and values.shape[1] in (1, 3) and 0 < values.size and max(values.shape[2:]) <= MAX_SIDE
+    return values.ndim == 4 and values.shape[1] in (1, 3) and values.size > 0 and max(values.shape[2:]) <= MAX_SIDE
 
 
 def _sheet(images: Array, levels: int | None, span: tuple[float, float] | None) -> NDArray[np.uint8]:
@@ -228,7 +227,7 @@ def value_span(images: Array) -> tuple[float, float]:
 
 def chart(curves: Sequence[Curve], floor: float | None, x_label: str, alt: str) -> Chart | None:
     """Learning curves on shared axes; the first steep fall of each may leave the top, so that the ends can be told."""
-    shown = [curve for curve in map(_clean, curves) if len(curve.x) > 1]
+    shown = [curve for curve in map(_clean, curves) if len(curve.x)]
     if not shown:
         return None
     lows = [float(curve.y.min()) for curve in shown] + ([floor] if floor is not None else [])
@@ -247,10 +246,14 @@ def chart(curves: Sequence[Curve], floor: float | None, x_label: str, alt: str) 
         share = min(max((value - low) / (high - low), -1), 10)
         return round(frame.bottom - (frame.bottom - frame.top) * share, 1)
 
-    lines = tuple(
-        (curve.colour, " ".join(f"{across(x)},{down(y)}" for x, y in zip(*_thin(curve), strict=True)))
-        for curve in shown
-    )
+    def line(curve: Curve) -> str:
+        places = [(across(x), down(y)) for x, y in zip(*_thin(curve), strict=True)]
+        if len(places) == 1:  # a dash, for a model that is fitted in one step
+            x, y = places[0]
+            places = [(x - DASH, y), (x + DASH, y)]
+        return " ".join(f"{x},{y}" for x, y in places)
+
+    lines = tuple((curve.colour, line(curve)) for curve in shown)
     x_ticks = tuple((across(value), text) for value, text in ticks(0, right))
     y_ticks = tuple((down(value), text) for value, text in ticks(low, high))
     return Chart(lines, x_ticks, y_ticks, None if floor is None else down(floor), x_label, alt)

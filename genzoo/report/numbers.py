@@ -48,11 +48,11 @@ def count(value: float | None) -> str:
 
 
 def brief(value: float | None) -> str:
-    """Three significant digits, four decimals at most: seconds, rates, sample metrics."""
+    """Three significant digits, six decimals at most: seconds, rates, sample metrics."""
     if value is None or not math.isfinite(value):
         return NONE
     places = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(places, 4)}f}"
+    return f"{value:,.{min(places, MAX_DECIMALS)}f}"
 
 
 def typeset(text: str) -> str:

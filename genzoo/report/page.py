@@ -28,6 +28,7 @@ from genzoo.report.verdict import Verdict, verdict
 from genzoo.text import plain
 
 COLOURS = 8
+AGAIN = "runs/again"  # another folder: in its own, a finished plan has nothing left to run
 POLICY = "default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
@@ -225,7 +226,7 @@ def _failure(entry: Entry) -> Failure:
 def _command(run: Path, records: Sequence[RunRecord]) -> str:
     root = run if (run / "cells").is_dir() else run.parent.parent
     if (root / "plan.toml").exists():
-        return shlex.join(["genzoo", "bench", str(root / "plan.toml")])
+        return shlex.join(["genzoo", "bench", str(root / "plan.toml"), "-o", AGAIN])
     names = {record.cell for record in records}
     own = [record for record in records if record.cell in names & {path.name for path in (root / "cells").glob("*")}]
     models, data, budgets = (
@@ -233,7 +234,7 @@ def _command(run: Path, records: Sequence[RunRecord]) -> str:
     )
     seeds = max(record.seed for record in own or records) + 1
     parts = ["genzoo", "bench", "-m", ",".join(models), "-d", ",".join(data), "--seeds", str(seeds)]
-    return shlex.join([*parts, *(["--budget", budgets[0]] if len(budgets) == 1 and budgets[0] else [])])
+    return shlex.join([*parts, *(["--budget", budgets[0]] if len(budgets) == 1 and budgets[0] else []), "-o", AGAIN])
 
 
 def _provenance(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
@@ -245,9 +246,9 @@ def _provenance(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
         "started": [min((record.started for record in records if record.started), default="")],
     }
     for key in sorted({key for record in records for key in record.machine}):
-        facts[key] = (record.machine.get(key) for record in records)
+        facts[key] = [record.machine.get(key) for record in records]
     for key in sorted({key for record in records for key in record.versions}):
-        facts[key] = (record.versions.get(key) for record in records)
+        facts[key] = [record.versions.get(key) for record in records]
     joined = ((key, dict.fromkeys(str(v) for v in values if v not in (None, ""))) for key, values in facts.items())
     return [(plain(key), plain(", ".join(values))) for key, values in joined if values]
 

@@ -17,6 +17,8 @@ from genzoo.text import plain
 
 Role = Literal["model", "seed", "reading", "failed"]
 NAME_LIMIT, REASON_LIMIT = 80, 300
+# A window may miss mass of a wide model, so less than one is no fault; the excess is that of the grid's quadrature.
+MASS_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _sources(standing: Standing) -> list[_Source]:
 
 def _estimator(source: _Source) -> str:
     record, evaluation = source.record, source.record.evaluation
-    parts = [str(evaluation.get("estimator") or record.kind or "")]
+    parts = [_estimator_name(record)[0]]
     if evaluation.get("num_samples") is not None and record.kind != "exact":
         parts.append(f"K={evaluation['num_samples']}")
     if evaluation.get("points") is not None:
@@ -149,6 +151,14 @@ def _estimator(source: _Source) -> str:
     if record.kind == "bracket":
         parts.append("certified" if record.certified else "indicative")
     return ", ".join(filter(None, parts))
+
+
+def _estimator_name(record: RunRecord) -> tuple[str, str]:
+    """The estimator's name, for a model's only one what kind it is; and its settings, which are told in a note."""
+    name, bracket, settings = str(record.evaluation.get("estimator") or "").partition("[")
+    return record.kind or "" if name in ("", "default") else name, settings.removesuffix("]").replace(
+        ",", ", "
+    ) if bracket else ""
 
 
 def _errors(source: _Source) -> str:
@@ -216,22 +226,28 @@ def _notes(group: Group) -> list[str]:
         record, name = entry.record, f"{_name(entry.record.label)}, seed {entry.record.seed}"
         if record.below_floor:
             notes.append(f"BUG {name}: below the entropy of the truth by more than 4 paired standard errors.")
-        if record.kind == "exact" and record.mass is not None and abs(record.mass - 1) > 0.01:
-            notes.append(f"{name}: its density integrates to {record.mass:.3f} over the grid.")
+        if record.kind == "exact" and record.mass is not None and record.mass > 1 + MASS_TOLERANCE:
+            notes.append(f"BUG {name}: its density integrates to {record.mass:.3f} over the grid, more than one.")
+        estimator, settings = _estimator_name(record)
+        if settings:
+            notes.append(f"{_name(record.label)}: {plain(f'{estimator} with {settings}', REASON_LIMIT)}")
         if entry.problem:
             notes.append(f"{name}: {plain(entry.problem, REASON_LIMIT)}")
         notes.extend(f"{name}: {plain(note, REASON_LIMIT)}" for note in record.notes)
     return [*dict.fromkeys(notes), *failures(group)]
 
 
+PROTOCOL = {"split": "", "target": "", "key": "protocol", "data_hash": "data", "test_hash": "test data"}
+
+
 def protocol_line(group: Group) -> str:
     """The protocol of a group in a line: split, then what the data side of the number is."""
     facts = [f"{group.split} split"]
-    for key, value in group.protocol.items():
-        if key == "dataset" or value in (None, "", "none"):
-            continue
-        text = value if isinstance(value, str) else json.dumps(value)
-        facts.append(f"{key.replace('_', ' ')} {text[:12] if key.endswith('hash') or key == 'key' else text}")
+    hidden = {"dataset", *(name for name in group.protocol if name.endswith("_hash") and "key" in group.protocol)}
+    for name, value in group.protocol.items():
+        if name not in hidden and value not in (None, "", "none"):
+            text = value if isinstance(value, str) else json.dumps(value)
+            facts.append(f"{PROTOCOL.get(name, name)} {text[:12] if name.endswith('_hash') else text}".strip())
     return plain("; ".join(facts), REASON_LIMIT)
 
 
