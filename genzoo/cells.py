@@ -164,10 +164,6 @@ def fill(record: RunRecord, result: Evaluation, seed: int) -> None:
     }
     if result.capped:
         record.notes.append(f"evaluation stopped at its time limit after {result.points} points")
-    if result.infinite:
-        record.notes.append(f"{result.infinite} of {result.points} points have log-likelihood -inf")
-    if result.below_floor:
-        record.notes.append("the bound beats the truth by more than 4 paired standard errors: this is a bug")
 
 
 def evaluation_arrays(result: Evaluation) -> dict[str, np.ndarray[Any, Any]]:

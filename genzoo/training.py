@@ -33,7 +33,7 @@ from genzoo.state import copied, load_state, save_state
 TIMING_SHARE = 0.03
 """Part of a budget in seconds spent on timing steps."""
 WARM_UP_STEPS = 5
-VALIDATIONS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
+VALIDATIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
 """Shares of the training at which the model is validated."""
 VALIDATION_EFFORT = 4
 """Monte Carlo draws a validation point."""
