@@ -20,7 +20,7 @@ def genzoo_models() -> list[ModelCard]:
             target="genzoo_pyro.vae:PyroVAE",
             paper="Kingma and Welling 2014, arXiv:1312.6114; Bingham et al. 2019, arXiv:1810.09538",
             adapters={"real": {"standardize": True}},
-            num_samples={"real": 100, "binary": 100, "discrete": 20},
+            num_samples={"real": 500, "binary": 500, "discrete": 50},
             kind="weights",
         ),
         ModelCard(

@@ -128,7 +128,10 @@ class PyroMixture(ExactPyroModel):
 
     def default_training(self) -> TrainSettings:
         """See GenerativeModel. Tables and centres are no network: they bear, and need, a high learning rate."""
-        return TrainSettings(learning_rate=2e-2, batch_size=512)
+        if self.spec.levels is None:
+            return TrainSettings(learning_rate=2e-2, batch_size=512)
+        # a step costs the whole table (a softmax over D L M numbers) whatever the batch is: make few, large ones
+        return TrainSettings(learning_rate=1e-1, batch_size=1024)
 
     def _initialise(self, train: Split) -> None:
         indices = torch.randperm(len(train))[:START]

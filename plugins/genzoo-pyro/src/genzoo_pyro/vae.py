@@ -6,6 +6,7 @@ any, stand beside z and beside x as one-hot features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import pyro
@@ -22,16 +23,28 @@ from genzoo.spec import DataSpec
 from genzoo_pyro.heads import head, head_width
 from genzoo_pyro.model import PyroModel
 
+SMALL = 16  # data dimensions below which networks are those for the plane
 FIRST_SCALE = -2.0  # added to the log scale of q: as wide as the prior from the start, z would say nothing of x
 
 
 class VAEConfig(BaseConfig):
     """What a Pyro VAE is made of."""
 
-    latent: int | None = Field(None, ge=1, description="dimensions of z; none: 2 below 16 data dimensions, else 32")
-    hidden: tuple[int, ...] = Field((256, 256), min_length=1, description="decoder widths; reversed: the encoder's")
-    kl_warmup: float = Field(0.3, ge=0, le=1, description="share of training in which the KL's weight rises to 1")
-    components: int = Field(3, ge=1, description="logistics a dimension for discrete data; one fits sharp edges badly")
+    latent: int | None = Field(
+        None, ge=1, description="dimensions of z; none: 2 below 16 data dimensions, 32 from there"
+    )
+    hidden: tuple[int, ...] | None = Field(
+        None,
+        min_length=1,
+        description="decoder widths, the encoder's reversed; none: 128, 128 or 256, 256, as for latent",
+    )
+    kl_warmup: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of training in which the weight of the KL rises to 1, so that z is used before it is priced",
+    )
+    components: int = Field(3, ge=1, description="logistics a dimension for discrete data")
 
 
 class Decoder(PyroModule):  # type: ignore[misc]
@@ -39,11 +52,11 @@ class Decoder(PyroModule):  # type: ignore[misc]
 
     origin: Tensor
 
-    def __init__(self, spec: DataSpec, latent: int, config: VAEConfig) -> None:
+    def __init__(self, spec: DataSpec, latent: int, hidden: Sequence[int], components: int) -> None:
         super().__init__()
-        self.spec, self.components = spec, config.components
-        width = head_width(spec, config.components)
-        self.network = MLP(latent + condition_width(spec), width, config.hidden)
+        self.spec, self.components = spec, components
+        width = head_width(spec, components)
+        self.network = MLP(latent + condition_width(spec), width, hidden)
         self.register_buffer("origin", torch.zeros(latent), persistent=False)
 
     def forward(self, x: Tensor | None, n: int, condition: Tensor | None) -> Tensor:
@@ -59,10 +72,10 @@ class Decoder(PyroModule):  # type: ignore[misc]
 class Encoder(PyroModule):  # type: ignore[misc]
     """The guide: q(z given x)."""
 
-    def __init__(self, spec: DataSpec, latent: int, config: VAEConfig) -> None:
+    def __init__(self, spec: DataSpec, latent: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.spec = spec
-        self.network = MLP(spec.dims + condition_width(spec), 2 * latent, config.hidden[::-1])
+        self.network = MLP(spec.dims + condition_width(spec), 2 * latent, hidden[::-1])
 
     def forward(self, x: Tensor, n: int, condition: Tensor | None) -> None:
         """Samples z."""
@@ -80,12 +93,16 @@ class PyroVAE(PyroModel):
 
     def __init__(self, spec: DataSpec, config: VAEConfig | None = None) -> None:
         config = VAEConfig() if config is None else config
-        latent = config.latent or (2 if spec.dims < 16 else 32)
-        super().__init__(spec, Decoder(spec, latent, config), Encoder(spec, latent, config), config, config.kl_warmup)
+        latent = config.latent or (2 if spec.dims < SMALL else 32)
+        hidden = config.hidden or ((128, 128) if spec.dims < SMALL else (256, 256))
+        model, guide = Decoder(spec, latent, hidden, config.components), Encoder(spec, latent, hidden)
+        super().__init__(spec, model, guide, config, config.kl_warmup)
 
     def default_training(self) -> TrainSettings:
         """See GenerativeModel."""
-        return TrainSettings(learning_rate=2e-3, batch_size=512 if self.spec.dims < 16 else 128)
+        if self.spec.dims < SMALL:
+            return TrainSettings(learning_rate=3e-3, batch_size=256)
+        return TrainSettings(learning_rate=1e-3, batch_size=128)
 
 
 def _beside(features: Tensor, spec: DataSpec, condition: Tensor | None) -> Tensor:
