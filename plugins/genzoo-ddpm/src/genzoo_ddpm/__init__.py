@@ -12,7 +12,7 @@ __all__ = ["genzoo_models"]
 def genzoo_models() -> list[ModelCard]:
     """ddpm and its variant ddim."""
     family, real = "denoising diffusion", {"real": {"standardize": True}}
-    effort = {"real": 64, "binary": 8, "discrete": 8}
+    effort = {"real": 32, "binary": 4, "discrete": 4}
     return [
         ModelCard(
             name="ddpm",
