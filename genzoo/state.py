@@ -71,11 +71,11 @@ def copied(tree: Any) -> Any:
 
 
 def save_state(path: Path, tree: Any) -> None:
-    """Write a state tree as one safetensors file, its JSON and the SHA-256 of the tensors in the header; atomically."""
+    """Write a state tree as one safetensors file, its JSON and a SHA-256 over both in the header; atomically."""
     tensors, skeleton = flatten(tree)
     tensors.setdefault("", torch.zeros(0))  # safetensors wants at least one
-    digest = _digest(tensors)
-    metadata = {"genzoo": "1", "tree": json.dumps(skeleton), "sha256": digest}
+    text = json.dumps(skeleton)
+    metadata = {"genzoo": "1", "tree": text, "sha256": _digest(tensors, text)}
     write_bytes(path, safetensors.torch.save(tensors, metadata=metadata))
 
 
@@ -89,7 +89,7 @@ def load_state(path: Path) -> Any:
         raise RunError(f"cannot read {path}: {error}") from None
     if metadata.get("genzoo") != "1":
         raise RunError(f"{path} is not a genzoo state file")
-    if metadata.get("sha256") != _digest(tensors):
+    if metadata.get("sha256") != _digest(tensors, metadata.get("tree", "")):
         raise RunError(f"{path} is damaged: its checksum does not fit; delete it")
     try:
         return unflatten(tensors, json.loads(metadata["tree"]))
@@ -97,8 +97,8 @@ def load_state(path: Path) -> Any:
         raise RunError(f"{path} is damaged: {error!r}; delete it") from None
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], tree: str) -> str:
+    digest = hashlib.sha256(tree.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
