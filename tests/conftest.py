@@ -8,9 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from genzoo.registry import reset_registry
@@ -77,3 +80,46 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
     importlib.invalidate_caches()
+
+
+class InlineExecutor(Executor):
+    """Runs what is submitted at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> InlineExecutor:
+    """An executor for `bench.run`, which `genzoo bench` uses too while the test runs."""
+    import torch  # here: most test files do without
+
+    torch.set_num_threads(1)
+    executor = InlineExecutor()
+    monkeypatch.setattr("genzoo.bench.LocalExecutor", lambda jobs, threads: executor)
+    return executor
+
+
+@pytest.fixture(scope="session")
+def brittle() -> tuple[str, ...]:
+    """Plugin files that bring `brittle`, a Gaussian that fails, dies or gets worse when it is told to."""
+    return (str(PLUGINS / "harness_models.py"),)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of own data, 160 examples each, of which 16 are for testing: points, labelled points, images."""
+    folder = tmp_path_factory.mktemp("tiny")
+    generator = np.random.default_rng(0)
+    points = generator.standard_normal((160, 2)).astype(np.float32) * (2, 0.5) + (1, -1)
+    np.savez(folder / "points.npz", x=points.astype(np.float32))
+    np.savez(folder / "labelled.npz", x=points.astype(np.float32), y=np.arange(160) % 3)
+    np.savetxt(folder / "table.csv", points, delimiter=",")
+    np.savez(folder / "images.npz", x=generator.integers(0, 256, (160, 3, 8, 8)).astype(np.uint8))
+    return folder
