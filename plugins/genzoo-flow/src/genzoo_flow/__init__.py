@@ -23,6 +23,8 @@ def genzoo_models() -> list[ModelCard]:
                 "discrete": {"dequantization": "uniform"},
                 "binary": {"dequantization": "uniform"},
             },
+            # draws of the dequantization noise: 2,000 MNIST images in about 20 s of one thread
+            num_samples={"discrete": 10, "binary": 10},
             kind="exact",
         )
     ]

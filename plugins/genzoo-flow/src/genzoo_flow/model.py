@@ -76,15 +76,17 @@ class Flow(GradientModel):
             raise CapabilityError(f"expected events (D,) or (C, H, W); got {spec.event_shape}")
 
     def default_training(self) -> TrainSettings:
-        """Settings tuned on the 2D densities and on 8-bit MNIST for budgets from 30 s to 10 min on one thread."""
+        """For images small batches: on MNIST 15 s of one thread gave 1.337 bits/dim with 32 images a step at 4e-3,
+        1.353 with 64 at 5e-3."""
         if len(self.spec.event_shape) == 1:
             return TrainSettings(learning_rate=3e-3, batch_size=512)
-        return TrainSettings(learning_rate=2e-3, batch_size=64)
+        return TrainSettings(learning_rate=4e-3, batch_size=32)
 
     def _initialise(self, train: Split) -> None:
-        n = min(FIT, len(train))
         generator = torch.Generator().manual_seed(0)
-        x, _ = train.batch(torch.randperm(len(train), generator=generator)[:n], generator)
+        rows = torch.randperm(len(train), generator=generator)[:FIT]
+        # in pieces: mapped data is float64 on its way here
+        x = torch.cat([train.batch(piece, generator).x for piece in torch.split(rows, 5000)])
         cast(Fitted, self.flow.layers[0]).fit(x)
 
     def _context(self, condition: Tensor | None, x: Tensor) -> Tensor | None:
