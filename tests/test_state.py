@@ -142,7 +142,7 @@ def test_a_truncated_file(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_state(path, {"a": torch.zeros(8)})
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(RunError, match="x.safetensors"):
+    with pytest.raises(RunError, match=r"x\.safetensors"):
         load_state(path)
 
 
