@@ -55,8 +55,8 @@ class VAEConfig(Config):
 
 
 def layers_for(spec: DataSpec) -> tuple[int, ...]:
-    """Hidden widths by default: three of 128 for vectors, two of 512 for images."""
-    return (128, 128, 128) if len(spec.event_shape) == 1 else (512, 512)
+    """Hidden widths by default: three of 64 for vectors, two of 512 for images."""
+    return (64, 64, 64) if len(spec.event_shape) == 1 else (512, 512)
 
 
 class Decoder(nn.Module):
@@ -79,7 +79,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """See the class."""
-        h: Tensor = self.net(z).reshape(*z.shape[:-1], self.features, -1)  # (*S, B, features, D)
+        h: Tensor = self.net(z).reshape(*z.shape[:-1], self.features, self.bias.shape[1])  # (*S, B, features, D)
         return (h if self.mix is None else self.mix @ h) + self.bias
 
 
@@ -104,7 +104,8 @@ class VAE(LatentVariableModel):
         self.latents = config.latents or min(spec.dims, 40)
         self.full = config.posterior == "full" or (config.posterior == "auto" and self.latents <= 8)
         self.train_samples = config.train_samples or (8 if self.vector else 1)
-        hidden, labels = config.hidden or layers_for(spec), condition_width(spec)
+        hidden = layers_for(spec) if config.hidden is None else config.hidden
+        labels = condition_width(spec)
         self.encoder = MLP(spec.dims + labels, GaussianPosterior.outputs_for(self.latents, self.full), hidden)
         self.head = head_for(spec, config.head, config.components)
         self.decoder = Decoder(
@@ -113,7 +114,7 @@ class VAE(LatentVariableModel):
 
     def default_training(self) -> TrainSettings:
         """Measured on the plane and on MNIST within 30 to 120 s of one core."""
-        return TrainSettings(learning_rate=2e-3, batch_size=256 if self.vector else 128)
+        return TrainSettings(learning_rate=4e-3, batch_size=128)
 
     def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
         """`iwae`, the default, and `elbo`."""
@@ -121,7 +122,7 @@ class VAE(LatentVariableModel):
 
     def encode(self, x: Tensor, condition: Tensor | None) -> GaussianPosterior:
         """q(z given x) for `x (B, *event_shape)`."""
-        h = x.flatten(1).to(torch.float32)
+        h = x.flatten(1).to(self.decoder.bias.dtype)
         if self.spec.levels is not None:
             h = h * (2 / (self.spec.levels - 1)) - 1  # codes to [-1, 1]
         outputs = self.encoder(torch.cat([h, condition_features(self.spec, condition, len(h), h)], 1))
@@ -153,7 +154,7 @@ class VAE(LatentVariableModel):
         self.decoder.bias.copy_(self.head.marginal_parameters(x))
 
     def _sample(self, n: int, condition: Tensor | None) -> Tensor:
-        z = torch.randn(n, self.latents, device=self.device)
+        z = torch.randn(n, self.latents, device=self.device, dtype=self.decoder.bias.dtype)
         parts = []
         for at in range(0, max(n, 1), self.rows):
             rows = slice(at, at + self.rows)
