@@ -4,10 +4,10 @@ With h_t(x, eps) the term at step t, any baseline b_t and slope c_t, and D = E |
 
     sum_t E h_t = sum_t b_t + E_{t ~ q} [r_t / q_t],    r_t = h_t - b_t - c_t (|eps|^2 - D).
 
-h_t is averaged over eps and -eps, which share |eps|^2. b, c and q are fitted by a pilot (b_t = mean h_t; c_t by least squares; q_t proportional to the root mean square of r_t,
-the Neyman allocation) and are wrong for no answer: they change its variance only. Steps are drawn by inverting the CDF
-of q in floor(K / 2) strata, two independent draws in each (three in the last for odd K), so that the spread inside the
-strata estimates the variance of the stratified mean without bias.
+h_t is averaged over eps and -eps, which share |eps|^2. b, c and q are fitted by a pilot (b_t = mean h_t; c_t by least
+squares; q_t proportional to the root mean square of r_t, the Neyman allocation) and no choice of them is wrong: they
+change the variance only. Steps are drawn by inverting the CDF of q in floor(K / 2) strata, two independent draws in
+each (three in the last for odd K), so that the spread inside the strata estimates the variance without bias.
 """
 
 from __future__ import annotations

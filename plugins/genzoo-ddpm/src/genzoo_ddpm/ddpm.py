@@ -13,7 +13,8 @@ from pydantic import Field
 
 from genzoo.config import Config
 from genzoo.spec import DataSpec
-from genzoo_ddpm.diffusion import Diffusion, DiffusionConfig
+from genzoo_ddpm.diffusion import Diffusion
+from genzoo_ddpm.options import DiffusionConfig
 
 
 @final

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from genzoo.config import Config, TrainSettings
-from genzoo.errors import CapabilityError, ConfigError
+from genzoo.errors import CapabilityError
 from genzoo.interface import Estimator, GradientModel, evaluating, seeded
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
@@ -32,42 +31,13 @@ from genzoo_ddpm.decoders import GaussianDecoder, LevelsDecoder
 from genzoo_ddpm.estimators import BoundEstimator
 from genzoo_ddpm.networks import GaussianDenoiser, VectorNetwork
 from genzoo_ddpm.objectives import OBJECTIVES
-from genzoo_ddpm.schedules import Chain, CosineSchedule, LinearSchedule, LogSNRSchedule, Schedule, column
+from genzoo_ddpm.options import DiffusionConfig, schedule_of
+from genzoo_ddpm.schedules import Chain, column
 from genzoo_ddpm.unet import PatchUNet
 from genzoo_ddpm.variances import VARIANCES
 
 FIT_EXAMPLES = 20_000
 """Training examples behind the mean and covariance of the Gaussian part."""
-
-REAL_LOG_SNR = 9.0
-"""End point for standardised real data: noise of 0.011. 13.3 spends a quarter of the steps where there is nothing to
-learn, and was worse by 0.005 nats (8gaussians) and 0.02 (checkerboard) after equal training."""
-
-LEVELS_LOG_SNR = 13.6 - 2 * math.log(255)
-"""End point for two levels at which half a level is 3.5 standard deviations. VDM's 13.3 for 256 levels is three, and its
-decoder costs 0.006 bits a pixel on MNIST; 13.6 costs 0.001."""
-
-
-class DiffusionConfig(Config):
-    """Configuration of a denoising diffusion. Defaults were measured, see the README."""
-
-    steps: int = Field(256, ge=2, description="T; with log-SNR end points the bound hardly falls beyond 256")
-    schedule: Literal["log_snr", "linear", "cosine"] = Field(
-        "log_snr", description="log_snr: lam_t linear in t; linear, cosine: beta_t by Ho and by Nichol & Dhariwal"
-    )
-    log_snr_max: float | None = Field(
-        None, description="lam_1 of log_snr; none: 9 for real data, 13.6 for 256 levels, less for fewer"
-    )
-    log_snr_min: float = Field(-5.0, description="lam_T of log_snr")
-    objective: Literal["vlb", "simple"] = Field("vlb", description="the bound itself, or Ho's mean squared error")
-    variance: Literal["analytic", "small", "large", "learned"] = Field(
-        "analytic", description="reverse variance: optimum per step, posterior variance, beta_t, or from the network"
-    )
-    decoder_variance: float | None = Field(
-        None, gt=0, description="v_1 of the last step; none: fitted (real data), s_1^2 / a_1^2 (codes)"
-    )
-    width: int | None = Field(None, ge=8, description="features of the network; none: 128 for vectors, 48 for images")
-    blocks: int = Field(3, ge=1, description="residual blocks of the network for vectors")
 
 
 class Diffusion(GradientModel):
@@ -79,7 +49,7 @@ class Diffusion(GradientModel):
         super().__init__(spec, config)
         c = self.options
         self.eta = eta
-        self.chain = Chain(_schedule(spec, c), eta)
+        self.chain = Chain(schedule_of(spec, c), eta)
         levels = spec.levels
         self.decoder: GaussianDecoder | LevelsDecoder = (
             GaussianDecoder(self.chain, c.decoder_variance)
@@ -381,18 +351,6 @@ class Diffusion(GradientModel):
         for t in range(1, len(chain)):
             x = float(chain.signal[t] / chain.signal[t - 1]) * x + float(chain.beta[t].sqrt()) * torch.randn_like(x)
             yield x
-
-
-def _schedule(spec: DataSpec, config: DiffusionConfig) -> Schedule:
-    if config.schedule == "linear":
-        return LinearSchedule(config.steps)
-    if config.schedule == "cosine":
-        return CosineSchedule(config.steps)
-    default = REAL_LOG_SNR if spec.levels is None else LEVELS_LOG_SNR + 2 * math.log(spec.levels - 1)
-    high = default if config.log_snr_max is None else config.log_snr_max
-    if high <= config.log_snr_min:
-        raise ConfigError(f"expected log_snr_max > log_snr_min; got {high:.4g} and {config.log_snr_min:.4g}")
-    return LogSNRSchedule(config.steps, high, config.log_snr_min)
 
 
 def _subset(split: Split, n: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
