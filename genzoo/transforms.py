@@ -125,7 +125,7 @@ class Logit(Transform):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See Transform; InputError for x outside [0, levels]."""
-        low, high = float(x.min()), float(x.max())
+        low, high = (float(end) for end in x.detach().aminmax())
         if low < 0 or high > self.levels:
             raise InputError(f"expected data in [0, {self.levels}] for the logit; got {low:.6g}..{high:.6g}")
         s = self.margin + (1 - 2 * self.margin) * (x.to(torch.float64) / self.levels)
