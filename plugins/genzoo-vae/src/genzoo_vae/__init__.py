@@ -19,7 +19,7 @@ def genzoo_models() -> list[ModelCard]:
             target="genzoo_vae.vae:VAE",
             paper="Kingma and Welling 2014, arXiv:1312.6114",
             adapters={"real": {"standardize": True}},
-            num_samples={"real": 500, "binary": 500, "discrete": 100},
+            num_samples={"real": 500, "binary": 500, "discrete": 64},
             kind="weights",
         )
     ]
