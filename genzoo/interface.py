@@ -112,7 +112,8 @@ class GenerativeModel(nn.Module, ABC):
             raise InputError(f"expected n >= 0 samples; got {n}")
         self.spec.check_condition(condition, n)
         with torch.no_grad(), evaluating(self), seeded(seed, self.device):
-            x = self._sample(n, condition)
+            empty = torch.zeros((0, *self.spec.event_shape), dtype=self.spec.dtype, device=self.device)
+            x = self._sample(n, condition) if n else empty
         self.spec.check(x, condition)
         return x
 

@@ -1,0 +1,206 @@
+"""Checks of form: what the interface promises about shapes, seeds, modes, state and training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genzoo.errors import ConfigError, InputError, UnknownNameError
+from genzoo.interface import GradientModel
+from genzoo.spec import Batch
+from genzoo.state import copied, flatten
+from genzoo.testing.statistics import Z, paired_z
+from genzoo.testing.subject import CheckSkipped, Subject, Trained, require
+from genzoo.training import evaluation_index
+
+POINTS = 64
+SAME = 1e-4
+"""Relative difference granted where a batch of another composition may change the order of float32 sums."""
+
+
+def config_round_trips(subject: Subject, problem: str) -> None:
+    """The config survives being stored; an unknown key is refused."""
+    blueprint = subject.blueprint(problem)
+    again = blueprint.from_stored(subject.registry, subject.card.name, blueprint.stored_config(), blueprint.spec)
+    require(again.config == blueprint.config, f"the config changes when stored: {blueprint.config} -> {again.config}")
+    try:
+        type(blueprint.config).parse({"no_such_key": 1}, subject.card.name)
+    except (UnknownNameError, ConfigError):
+        return
+    require(False, "the config takes an unknown key: derive it from genzoo.config.Config, which forbids extra keys")
+
+
+def constructor_is_pure(subject: Subject, problem: str) -> None:
+    """The same seed builds the same weights, and building leaves the global RNG alone."""
+    before = torch.get_rng_state()
+    first, second = subject.build(problem).state_dict(), subject.build(problem).state_dict()
+    require(torch.equal(before, torch.get_rng_state()), "building the model changes the global RNG")
+    require(first.keys() == second.keys(), "two builds of one config have other parameters")
+    for name in first:
+        require(torch.equal(first[name], second[name]), f"two builds from one seed differ in {name}")
+
+
+def shapes_and_types(subject: Subject, problem: str) -> None:
+    """log_likelihood gives (B,) float64, sample gives the spec's dtype, and wrong input names both shapes."""
+    trained = subject.trained(problem)
+    x, y = _batch(trained, 5)
+    result = trained.model.log_likelihood(x, 2, 0, y)
+    require(result.lower.shape == (5,), f"expected lower (5,); got {tuple(result.lower.shape)}")
+    require(result.lower.dtype == torch.float64, f"expected lower float64; got {result.lower.dtype}")
+    for n in (0, 1, 3):
+        condition = None if y is None else y[:n]
+        drawn = trained.model.sample(n, 0, condition)
+        trained.model.spec.check(drawn, condition)
+        require(len(drawn) == n, f"expected {n} samples; got {len(drawn)}")
+    wrong = torch.zeros(2, *trained.data.spec.event_shape, 3, dtype=x.dtype)
+    try:
+        trained.model.log_likelihood(wrong)
+    except InputError as error:
+        named = str(tuple(wrong.shape)) in str(error)
+        require(named, f"the message about a wrong shape does not name what came: {error}")
+    else:
+        require(False, f"input of shape {tuple(wrong.shape)} is accepted")
+
+
+def same_seed_same_value(subject: Subject, problem: str) -> None:
+    """The same seed gives the same numbers and samples, and the global RNG is untouched."""
+    trained = subject.trained(problem)
+    x, y = _batch(trained, POINTS)
+    before = torch.get_rng_state()
+    first, second = (trained.model.log_likelihood(x, 2, 7, y).lower for _ in range(2))
+    require(
+        torch.equal(first, second), f"one seed gives two values; they differ by {float((first - second).abs().max())}"
+    )
+    one, two = (trained.model.sample(POINTS, 7, y) for _ in range(2))
+    require(torch.equal(one, two), "one seed gives two different samples")
+    require(torch.equal(before, torch.get_rng_state()), "a seeded call changes the global RNG")
+
+
+def neighbours_do_not_matter(subject: Subject, problem: str) -> None:
+    """An example's value under a seed does not depend on the other examples of its batch."""
+    trained = subject.trained(problem)
+    x, y = _batch(trained, 2 * POINTS)
+    half = slice(0, POINTS)
+    first = trained.model.log_likelihood(x, 2, 3, y).lower[half]
+    mixed = torch.cat([x[half], x[:1].expand_as(x[POINTS:])])
+    condition = None if y is None else torch.cat([y[half], y[:1].expand_as(y[POINTS:])])
+    second = trained.model.log_likelihood(mixed, 2, 3, condition).lower[half]
+    gap = float((first - second).abs().max())
+    require(
+        gap <= SAME * (1 + float(first.abs().max())),
+        f"an example's value changes by {gap:.3g} nats with its neighbours: batch statistics at evaluation?",
+    )
+
+
+def modes_are_restored(subject: Subject, problem: str) -> None:
+    """Train or eval mode, of each submodule, is as before after a call, and does not change the answer."""
+    model = subject.trained(problem).model
+    x, y = _batch(subject.trained(problem), POINTS)
+    model.eval()
+    calm = model.log_likelihood(x, 2, 5, y).lower
+    model.train()
+    children = list(model.modules())
+    children[-1].training = False
+    modes = [child.training for child in children]
+    busy = model.log_likelihood(x, 2, 5, y).lower
+    model.sample(2, 0, None if y is None else y[:2])
+    after = [child.training for child in children]
+    model.eval()
+    require(modes == after, "log_likelihood or sample leaves submodules in another mode")
+    require(torch.equal(calm, busy), "train mode changes the answer: something ignores eval mode")
+
+
+def finite_at_the_tails(subject: Subject, problem: str) -> None:
+    """Far from the data the answer is a number or -inf, never NaN or +inf."""
+    trained = subject.trained(problem)
+    if trained.data.spec.levels is not None:
+        raise CheckSkipped("discrete data has no tails")
+    x, y = _batch(trained, POINTS)
+    for reach in (10.0, 1000.0):
+        lower = trained.model.log_likelihood(x.mean(0) + reach * x.std() * torch.randn_like(x).sign(), 2, 0, y).lower
+        wrong = int((lower.isnan() | (lower == float("inf"))).sum())
+        require(wrong == 0, f"{wrong} of {len(x)} values are NaN or +inf {reach:g} deviations from the data")
+
+
+def parameters_move(subject: Subject, problem: str) -> None:
+    """Training changes every parameter that asks for a gradient."""
+    trained = subject.trained(problem)
+    before = dict(trained.untrained.named_parameters())
+    still = [
+        name
+        for name, after in trained.raw.named_parameters()
+        if after.requires_grad and name in before and torch.equal(after.detach(), before[name].detach())
+    ]
+    require(not still, f"parameters that training never moves: {', '.join(still[:5])}; freeze or remove them")
+
+
+def state_round_trips(subject: Subject, problem: str) -> None:
+    """state_dict into a fresh model gives the same numbers, bit for bit."""
+    trained = subject.trained(problem)
+    fresh = subject.build(problem)
+    fresh.load_state_dict(trained.model.state_dict())
+    x, y = _batch(trained, POINTS)
+    first, second = (model.log_likelihood(x, 2, 11, y).lower for model in (trained.model, fresh))
+    gap = float((first - second).abs().max())
+    require(torch.equal(first, second), f"a model restored from its state_dict differs by {gap:.3g} nats")
+
+
+def learner_resumes(subject: Subject, problem: str) -> None:
+    """A learner restored from its state takes the same next steps."""
+    trained = subject.trained(problem)
+    state = copied(trained.learner.state_dict())
+    flatten(state)  # raises for what cannot be stored without pickle
+    model = subject.build(problem)
+    again = model.learner(subject.settings(model))
+    again.load_state_dict(copied(state))
+    losses = []
+    for learner in (trained.learner, again):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            values = [learner.step(_train_batch(trained, step), 0.99)["loss"] for step in range(3)]
+        losses.append(torch.stack([value.to(torch.float64) for value in values]))
+        if learner is trained.learner:
+            learner.load_state_dict(state)
+    require(torch.equal(*losses), f"after a restore the losses differ: {losses[0].tolist()} and {losses[1].tolist()}")
+
+
+def training_helps(subject: Subject, problem: str) -> None:
+    """Training improves the bound on held-out points."""
+    trained = subject.trained(problem)
+    x, y = _batch(trained, 1000)
+    k = subject.level.num_samples
+    before = trained.untrained.log_likelihood(x, k, 0, y).lower
+    after = trained.model.log_likelihood(x, k, 0, y).lower
+    require(bool(after.isfinite().all()), f"{int((~after.isfinite()).sum())} values are not finite after training")
+    if bool(before.isfinite().all()):
+        gain = after - before
+        z = paired_z(gain)
+        require(z > Z, f"training changes the bound by {float(gain.mean()):.4f} nats (z = {z:.1f}): expected a gain")
+
+
+def loss_is_a_bound(subject: Subject, problem: str) -> None:
+    """A loss in nats, at the end of training, is no better than the bound: -loss is itself a bound."""
+    trained = subject.trained(problem)
+    raw = trained.raw
+    if not isinstance(raw, GradientModel) or not raw.loss_in_nats:
+        raise CheckSkipped("the loss is not in nats")
+    x, y = _batch(trained, 1000)
+    raw.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loss = torch.stack([raw.loss(x, 1.0, y).to(torch.float64) for _ in range(8)]).mean(0)
+    bound = raw.log_likelihood(x, 64, 0, y)
+    z = paired_z(-loss - bound.lower)
+    require(z < Z, f"-loss beats the bound by {float((-loss - bound.lower).mean()):.4f} nats (z = {z:.1f})")
+
+
+def _batch(trained: Trained, n: int) -> Batch:
+    split = trained.data.test
+    x, y = split.batch(evaluation_index(len(split), n), torch.Generator().manual_seed(0))
+    return Batch(x, y if trained.model.spec.classes is not None else None)
+
+
+def _train_batch(trained: Trained, step: int) -> Batch:
+    size = trained.learner.settings.batch_size or len(trained.data.train)
+    indices: Tensor = (torch.arange(size) + step) % len(trained.data.train)
+    return trained.data.train.batch(indices, torch.Generator().manual_seed(step))

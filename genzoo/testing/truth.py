@@ -1,0 +1,288 @@
+"""Checks of truth: the likelihood sums to one, bounds are bounds, and samples come from what is scored."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from genzoo.adapters import Adapted
+from genzoo.interface import GenerativeModel, derive_seed
+from genzoo.likelihood import LogLikelihood
+from genzoo.testing.problems import GaussianMixture, all_states, midpoint_grid
+from genzoo.testing.statistics import Z, cell_deviations, chi_square_limit, integral, paired_z
+from genzoo.testing.subject import CheckSkipped, Subject, Trained, require
+
+TOLERANCE = 0.012
+"""Granted on a total mass of 1: the midpoint rule at the quick level, and what lies outside the box. 0.03 nats show."""
+REACH = 4.5
+"""Half side of the box, in deviations of the data."""
+CELLS = 12
+"""Cells a side, where samples are counted in the plane."""
+TOP, TOP_DRAWS = 100, 512
+"""Of a discrete space: states that are cells of their own, and the draws spent on each."""
+TERMS = 1e-6
+"""Relative rounding granted where terms are summed: they are float64 means over the same draws."""
+
+
+def mass_is_one(subject: Subject, problem: str) -> None:
+    """exp(lower) integrates, or sums over all states, to one; behind dequantization to the share of draws inside."""
+    trained = subject.trained(problem)
+    result, weights = _everywhere(subject, trained)
+    if result.kind not in ("exact", "weights"):
+        raise CheckSkipped(f"an answer of kind {result.kind} is not exponentiated draw by draw")
+    total, error = integral(result.lower, result.variance, weights)
+    share, share_error = _share_inside(subject, trained.model)
+    limit = TOLERANCE + Z * math.hypot(error, share_error)
+    expected = "1" if share == 1.0 else f"{share:.4f} (the share of inner draws inside)"
+    require(
+        abs(total - share) <= limit,
+        f"total mass {total:.4f} +- {error:.4f}; expected {expected} within {limit:.4f}: off by "
+        f"{math.log(max(total, 1e-300) / share):+.3f} nats",
+    )
+
+
+def bound_mass_is_below_one(subject: Subject, problem: str) -> None:
+    """A lower bound, averaged over many draws in nats and only then exponentiated, has a mass of at most one."""
+    trained = subject.trained(problem)
+    x, weights, condition = _domain(subject, trained)
+    first = trained.model.log_likelihood(x[:2], 1, 0, None if condition is None else condition[:2])
+    if first.kind != "lower_bound":
+        raise CheckSkipped(f"an answer of kind {first.kind} is checked two-sided")
+    result = subject.answer(trained, x, 4 * subject.level.num_samples, "bound", condition)
+    if result.variance is None:
+        raise CheckSkipped("the answer does not know its Monte Carlo variance")
+    # exp of a noisy mean is too large by half its variance on average; taken off, to leave the exponential of the mean
+    total, error = integral(result.lower - 0.5 * result.variance, result.variance, weights)
+    limit = 1 + TOLERANCE + Z * error
+    require(total <= limit, f"mass of the bound {total:.4f} +- {error:.4f}; expected at most 1")
+
+
+def exact_has_no_noise(subject: Subject, problem: str) -> None:
+    """An exact answer is the same from two seeds."""
+    trained = subject.trained(problem)
+    x, _, condition = _domain(subject, trained)
+    x, condition = x[:256], None if condition is None else condition[:256]
+    first, second = (trained.model.log_likelihood(x, 1, seed, condition) for seed in (1, 2))
+    if first.kind != "exact":
+        raise CheckSkipped(f"the answer is of kind {first.kind}")
+    gap = float((first.lower - second.lower).abs().max())
+    require(torch.equal(first.lower, second.lower), f"an answer called exact changes with the seed, by {gap:.3g} nats")
+
+
+def terms_sum(subject: Subject, problem: str) -> None:
+    """The named terms sum to the answer."""
+    trained = subject.trained(problem)
+    x, _, condition = _domain(subject, trained)
+    x, condition = x[:256], None if condition is None else condition[:256]
+    for k in (1, 4):
+        result = trained.model.log_likelihood(x, k, 0, condition)
+        if not result.terms:
+            raise CheckSkipped("the answer has no terms")
+        total = torch.stack(list(result.terms.values())).sum(0)
+        finite = result.lower.isfinite()
+        gap = float(((total - result.lower).abs() / (1 + result.lower.abs()))[finite].max())
+        require(gap <= TERMS, f"with {k} draws the terms {', '.join(result.terms)} miss the answer by {gap:.3g} of it")
+
+
+def below_the_truth(subject: Subject, problem: str) -> None:
+    """On data whose density is known, the mean bound is not above the mean of the true log-density."""
+    trained = subject.trained(problem)
+    truth = trained.data.truth
+    if truth is None:
+        raise CheckSkipped("the truth is not known here")
+    assert isinstance(truth, GaussianMixture)
+    n = 4 * subject.level.draws
+    x = truth.sample(n, derive_seed("below", subject.seed) % 2**31)
+    result = subject.answer(trained, x, subject.level.num_samples, f"fresh {n}")
+    if result.kind == "estimate":
+        raise CheckSkipped("an estimate has no direction")
+    difference = truth.log_prob(x) - result.lower
+    z = paired_z(difference, float(result.shared_variance))
+    require(z > -Z, f"the bound beats the truth by {-float(difference.mean()):.4f} nats (z = {z:.1f})")
+
+
+def estimators_agree(subject: Subject, problem: str) -> None:
+    """Bounds of one model are in order: a lower bound is at most an importance bound with many draws, and the mean of
+    one-draw log weights equals the lower bound."""
+    trained = subject.trained(problem)
+    x, _, condition = _domain(subject, trained)
+    x = trained.data.test.batch(torch.arange(500), torch.Generator()).x
+    condition = trained.data.test.batch(torch.arange(500), torch.Generator()).y if condition is not None else None
+    means = {}
+    for name, make in trained.model.estimators().items():
+        estimator = make()
+        estimator.start(trained.data.valid, subject.seed)
+        draws = [estimator.log_likelihood(x, 1, 50 + seed, condition) for seed in range(2 * subject.level.num_samples)]
+        lower = torch.stack([draw.lower for draw in draws])
+        means[name] = (draws[0].kind, lower)
+    bounds = {name: lower for name, (kind, lower) in means.items() if kind in ("weights", "lower_bound")}
+    if len(bounds) < 2:
+        raise CheckSkipped("there is one bound only")
+    (first_name, first), *rest = bounds.items()
+    for name, other in rest:
+        difference = (first - other).mean(0)
+        noise = float((first.var(0) + other.var(0)).sum()) / len(first) / len(difference) ** 2
+        z = float(difference.mean()) / max(math.sqrt(noise), 1e-12)
+        require(
+            abs(z) < Z,
+            f"with one draw, {first_name} and {name} have one expectation; they differ by "
+            f"{float(difference.mean()):+.4f} nats (z = {z:.1f})",
+        )
+
+
+def draws_tighten(subject: Subject, problem: str) -> None:
+    """An importance bound rises with the number of draws."""
+    trained = subject.trained(problem)
+    x, y = trained.data.test.batch(torch.arange(1000), torch.Generator())
+    condition = y if trained.model.spec.classes is not None else None
+    one = torch.stack([trained.model.log_likelihood(x, 1, s, condition).lower for s in range(8)]).mean(0)
+    many = trained.model.log_likelihood(x, 64, 100, condition)
+    if many.kind != "weights":
+        raise CheckSkipped(f"the answer is of kind {many.kind}")
+    z = paired_z(many.lower - one)
+    require(
+        z > -Z, f"64 draws give {float((many.lower - one).mean()):+.4f} nats over one (z = {z:.1f}): expected a gain"
+    )
+
+
+def samples_match(subject: Subject, problem: str) -> None:
+    """Samples fall into cells as often as the likelihood says: two-sided for exact and weights; for a bound no cell
+    holds significantly less than the integral of exp(lower)."""
+    trained = subject.trained(problem)
+    result, weights = _everywhere(subject, trained)
+    if result.kind in ("estimate", "bracket"):
+        raise CheckSkipped(f"an answer of kind {result.kind} says nothing of cells")
+    if result.kind == "lower_bound" and result.variance is None:
+        raise CheckSkipped("the answer does not know its Monte Carlo variance")
+    x, _, condition = _domain(subject, trained)
+    samples = _inner_samples(subject, trained, "samples")
+    lower, variance_of = result.lower, result.variance
+    if trained.data.spec.levels is None:
+        cells, drawn = _lattice(x, x), _lattice(x, samples)
+    else:
+        cells, drawn = _states(subject, trained, samples, len(x))
+        # the states that are cells of their own need small errors: more draws for them, chosen without looking
+        own = cells < TOP
+        refined = subject.answer(trained, x[own], TOP_DRAWS, "top", None if condition is None else condition[own])
+        lower = lower.masked_scatter(own, refined.lower)
+        if variance_of is not None and refined.variance is not None:
+            variance_of = variance_of.masked_scatter(own, refined.variance)
+    if result.kind == "lower_bound":
+        assert variance_of is not None
+        lower = lower - 0.5 * variance_of
+    size = int(max(int(cells.max()), int(drawn.max()))) + 1
+    mass = weights * lower.exp()
+    share = torch.zeros(size, dtype=torch.float64).index_add(0, cells, mass)
+    variance = torch.zeros(size, dtype=torch.float64)
+    if variance_of is not None:
+        variance = variance.index_add(0, cells, mass.square() * variance_of)
+    counts = torch.bincount(drawn, minlength=size).to(torch.float64)
+    systematic = 0.0 if trained.data.spec.levels is not None else TOLERANCE
+    if result.kind != "lower_bound":
+        share, variance = share / share.sum(), variance / share.sum() ** 2
+    z = cell_deviations(counts, share, variance, systematic)
+    if result.kind == "lower_bound":
+        worst, limit = float(z.min()), -_bonferroni(len(z))
+        require(worst >= limit, f"a cell holds too few samples for the bound: z = {worst:.1f}, limit {limit:.1f}")
+        return
+    statistic, limit = float(z.square().sum()), chi_square_limit(len(z))
+    require(
+        statistic <= limit,
+        f"samples do not follow the likelihood: chi-square {statistic:.1f} over {len(z)} cells, limit {limit:.1f}",
+    )
+
+
+def _bonferroni(cells: int) -> float:
+    """One-sided normal quantile of 1e-7 / cells, by its asymptote solved for z."""
+    z = torch.special.ndtri(torch.tensor(1 - 1e-7 / cells, dtype=torch.float64))
+    return float(z)
+
+
+def _domain(subject: Subject, trained: Trained) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Every state, or the grid's nodes, with their weights; a conditional model is checked at label 0 and 1 at once,
+    each with half the weight."""
+    spec = trained.data.spec
+    if spec.levels is None:
+        x = trained.data.train.batch(torch.arange(len(trained.data.train)), torch.Generator()).x.to(torch.float64)
+        centre, reach = float(x.mean()), REACH * float(x.std())
+        nodes, weights = midpoint_grid(centre - reach, centre + reach, subject.level.grid)
+        return nodes.to(torch.float32), weights, None
+    states = all_states(spec)
+    weights = torch.ones(len(states), dtype=torch.float64)
+    if trained.model.spec.classes is None:
+        return states, weights, None
+    labels = torch.arange(2).repeat_interleave(len(states))
+    return states.repeat(2, *[1] * len(spec.event_shape)), 0.5 * weights.repeat(2), labels
+
+
+def _everywhere(subject: Subject, trained: Trained) -> tuple[LogLikelihood, Tensor]:
+    x, weights, condition = _domain(subject, trained)
+    return subject.answer(trained, x, subject.level.num_samples, "everywhere", condition), weights
+
+
+def _dequantized(model: GenerativeModel) -> Adapted | None:
+    return model if isinstance(model, Adapted) and model.stochastic else None
+
+
+def _share_inside(subject: Subject, model: GenerativeModel) -> tuple[float, float]:
+    """The share of inner draws that lie in [0, levels), and its standard error; 1 without dequantization."""
+    adapted = _dequantized(model)
+    if adapted is None:
+        return 1.0, 0.0
+    inside = _inside(adapted, _inner_draws(subject, adapted, "share"))
+    share = float(inside.double().mean())
+    return share, math.sqrt(max(share * (1 - share), 1.0 / len(inside)) / len(inside))
+
+
+def _inner_draws(subject: Subject, adapted: Adapted, purpose: str) -> Tensor:
+    n, classes = subject.level.draws, adapted.spec.classes
+    condition = None if classes is None else torch.arange(n) % 2
+    return adapted.inner.sample(n, derive_seed(purpose, subject.seed), condition)
+
+
+def _inside(adapted: Adapted, y: Tensor) -> Tensor:
+    """Whether each inner draw lies in the range of the codes before it is floored."""
+    for transform in reversed(adapted.transforms[1:]):
+        y = transform.inverse(y)  # type: ignore[operator]
+    assert adapted.spec.levels is not None
+    return ((y >= 0) & (y < adapted.spec.levels)).flatten(1).all(1)
+
+
+def _inner_samples(subject: Subject, trained: Trained, purpose: str) -> Tensor:
+    """Samples of the model; behind dequantization, the inner draws inside the range, which is what the mass counts."""
+    adapted = _dequantized(trained.model)
+    if adapted is not None:
+        y = _inner_draws(subject, adapted, purpose)
+        return adapted.to_data(y[_inside(adapted, y)])
+    n, classes = subject.level.draws, trained.model.spec.classes
+    condition = None if classes is None else torch.arange(n) % 2
+    return trained.model.sample(n, derive_seed(purpose, subject.seed), condition)
+
+
+def _lattice(x: Tensor, points: Tensor) -> Tensor:
+    """Cell of each point in a lattice over the grid nodes `x`, with one cell for all that lies outside."""
+    low, high = x.min(0).values, x.max(0).values
+    spacing = (high - low) / (round(math.sqrt(len(x))) - 1)
+    low, high = low - spacing / 2, high + spacing / 2
+    place = ((points - low) / (high - low) * CELLS).floor().to(torch.int64)
+    outside = ((place < 0) | (place >= CELLS)).any(1)
+    return torch.where(outside, CELLS * CELLS, place[:, 0] * CELLS + place[:, 1])
+
+
+def _states(subject: Subject, trained: Trained, samples: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """Cell of each of the `nodes` states, and of each sample: the TOP states that are most frequent in other samples
+    have cells of their own, the rest share one."""
+    spec = trained.data.spec
+    assert spec.levels is not None
+    places = spec.levels ** torch.arange(spec.dims - 1, -1, -1)
+
+    def code(x: Tensor) -> Tensor:
+        return (x.flatten(1).to(torch.int64) * places).sum(1)
+
+    states = spec.levels**spec.dims
+    frequent = torch.bincount(code(_inner_samples(subject, trained, "pilot")), minlength=states).topk(TOP).indices
+    cell_of = torch.full((states,), TOP, dtype=torch.int64)
+    cell_of[frequent] = torch.arange(TOP)
+    return cell_of.repeat(nodes // states), cell_of[code(samples)]
