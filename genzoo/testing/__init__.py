@@ -1,4 +1,4 @@
-"""The conformance kit: is a model's likelihood right? Used by `genzoo check` and, as pytest parameters, by plugins' tests.
+"""The conformance kit: is a model's likelihood right? Behind `genzoo check`, and pytest parameters for plugins' tests.
 
 import genzoo.testing
 import pytest
