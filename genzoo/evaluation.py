@@ -64,13 +64,20 @@ class Evaluation:
 
 
 def make_estimator(model: GenerativeModel, name: str | None) -> Estimator:
-    """The estimator called `name`, or the model's default; UnknownNameError with the names there are."""
+    """The estimator called `name`, or the model's default; UnknownNameError with the names there are.
+
+    A stored name may say more in brackets, as in `vlb[steps=256]`, which is for readers of the record.
+    """
     makers = model.estimators()
-    if name is None:
-        name = next(iter(makers))
-    if name not in makers:
-        raise UnknownNameError(f"estimator of {type(model).__name__}", name, makers)
-    return makers[name]()
+    key = next(iter(makers)) if name is None else estimator_key(name)
+    if key not in makers:
+        raise UnknownNameError(f"estimator of {type(model).__name__}", key, makers)
+    return makers[key]()
+
+
+def estimator_key(name: str) -> str:
+    """`vlb` of `vlb[steps=256]`."""
+    return name.partition("[")[0]
 
 
 def evaluate(

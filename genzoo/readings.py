@@ -8,7 +8,7 @@ import torch
 
 from genzoo.api import cell_dataset
 from genzoo.cells import fill
-from genzoo.evaluation import Evaluation, evaluate
+from genzoo.evaluation import Evaluation, estimator_key, evaluate
 from genzoo.interface import GenerativeModel
 from genzoo.records import CellFolder, finite, write_json
 
@@ -55,7 +55,7 @@ def read_again(
     record = cell.record
     stored = record.evaluation
     torch.set_num_threads(record.threads)
-    same = estimator is None or estimator == stored.get("estimator")
+    same = estimator is None or estimator_key(estimator) == estimator_key(stored.get("estimator", ""))
     used_seed = stored.get("seed", 0) if seed is None else seed
     result = evaluate(
         model,
