@@ -6,14 +6,14 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
-
-from genzoo.errors import ConfigError
-from genzoo.spec import DataSpec
 from genzoo_ddpm.ddpm import DDPM
 from genzoo_ddpm.decoders import LevelsDecoder
 from genzoo_ddpm.schedules import Chain, CosineSchedule, LinearSchedule, LogSNRSchedule, Schedule
 from genzoo_ddpm.variances import FixedLarge, FixedSmall
+from torch import Tensor
+
+from genzoo.errors import ConfigError
+from genzoo.spec import DataSpec
 
 SCHEDULES = {
     "linear": LinearSchedule(200),

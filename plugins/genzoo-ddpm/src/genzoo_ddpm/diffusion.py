@@ -107,7 +107,7 @@ class Diffusion(GradientModel):
         weight = (chain.pull * chain.noise / chain.signal).square()[step][:, None]
         posterior = chain.variance[step][:, None]
         share = posterior / log_variance.exp()
-        fixed = torch.where(first, math.log(2 * math.pi), share - 1 - torch.where(first, 1.0, posterior).log())
+        fixed = (share - 1 - posterior.masked_fill(first, 1.0).log()).masked_fill(first, math.log(2 * math.pi))
         return 0.5 * (log_variance + fixed + weight * square / log_variance.exp()).sum(1)
 
     def _terms(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +186,8 @@ class Diffusion(GradientModel):
         for t in range(self.first, 1 if self.variance.outputs else len(self.chain)):
             step = torch.full((len(z),), t, device=z.device)
             per_dimension = square[t][:, None] / self.spec.dims
-            values[t] = self.spec.dims * self._nats(step, per_dimension, self._log_variance(step, None))
+            log_variance = self._log_variance(step, torch.zeros_like(per_dimension))  # index 0 if it looks at x
+            values[t] = self.spec.dims * self._nats(step, per_dimension, log_variance)
         self.allocation.fit(values, excess, self.spec.dims)
 
     def _pilot(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
