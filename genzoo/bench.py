@@ -120,7 +120,7 @@ def run(
         folder: the run folder; it may hold an unfinished run of the same plan.
         jobs: processes at a time; None for cores / threads.
         notes: sentences that go into every record (stand-in data).
-        watch: called about twice a second, and when a cell ends.
+        watch: called before the first cell, about twice a second, and when a cell ends.
         executor: anything with `submit`; None for local processes.
 
     Raises:
@@ -140,6 +140,8 @@ def run(
         record = _finished(cell)
         if record is not None:
             states[cell.name] = CellState(cell, "kept", {}, record)
+    if watch is not None:
+        watch(list(states.values()))
     own = executor is None
     pool = executor or LocalExecutor(jobs or default_jobs(plan.threads), plan.threads)
     try:

@@ -26,7 +26,8 @@ class Progress:
     """Shows the states that a bench hands to `show`.
 
     Args:
-        cells: how many there are. jobs: how many run at a time. folder: named at the start.
+        cells: how many there are. jobs: how many run at a time. folder: named with the first states, so that a bench
+            which is refused says only why.
     """
 
     def __init__(self, cells: int, jobs: int, folder: Path) -> None:
@@ -35,7 +36,7 @@ class Progress:
         self._live: Live | None = None
         if sys.stderr.isatty():
             self._live = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
-        click.echo(f"{cells} cells, {jobs} at a time, in {folder}", err=True)
+        self._head: str | None = f"{cells} cells, {jobs} at a time, in {plain(folder)}"
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -48,6 +49,9 @@ class Progress:
 
     def show(self, states: Sequence[CellState]) -> None:
         """Tell what is new."""
+        if self._head is not None:
+            self._print(self._head)
+            self._head = None
         for state in states:
             ended = state.status not in WAITS
             if ended and self._told.get(state.cell.name) != state.status:

@@ -72,11 +72,12 @@ def load_points(path: str | Path, spec: DataSpec) -> Batch:
     parts = read(path)
     for key, array in parts.x.items():
         _check_numbers(f"{path}: {key}", array)
+    facts = _facts(str(path), parts.x)
     rows = np.concatenate([array.reshape(len(array), -1) for array in parts.x.values()])
     if rows.shape[1] != spec.dims:
         raise DataError(f"{path}: expected rows of {spec.dims} numbers, for {spec.describe()}; got {rows.shape[1]}")
-    if spec.levels is not None and (rows.min() < 0 or rows.max() >= spec.levels or (rows != np.floor(rows)).any()):
-        raise DataError(f"{path}: expected codes 0..{spec.levels - 1}; got values {rows.min():g} to {rows.max():g}")
+    if spec.levels is not None and (facts.low < 0 or facts.high >= spec.levels or not facts.whole):
+        raise DataError(f"{path}: expected codes 0..{spec.levels - 1}; got values {facts.low:g} to {facts.high:g}")
     x = torch.from_numpy(np.ascontiguousarray(rows)).to(spec.dtype).reshape(-1, *spec.event_shape)
     if spec.classes is None:
         return Batch(x, None)
