@@ -101,8 +101,9 @@ def test_levels_decoder_sums_to_one(levels: int) -> None:
     torch.testing.assert_close(decoder.decode(decoder.encode(codes)).round().to(torch.uint8), codes)
     every = decoder.log_prob(decoder.encode(codes.T), torch.full((levels, 1), 0.3)).exp().sum()
     assert float(every) == pytest.approx(1.0, abs=1e-5)
-    half_left_out = every - decoder.log_prob(decoder.encode(codes[:, :1] + levels // 2), torch.full((1, 1), 0.0)).exp()
-    assert levels == 256 or float(half_left_out) != pytest.approx(1.0, abs=1e-5)
+    # twin: one level counted 1 % too much
+    probs = decoder.log_probs(torch.tensor(-1.0)).exp()
+    assert float(probs.sum() + 0.01 * probs[0]) != pytest.approx(1.0, abs=1e-5)
 
 
 def test_levels_decoder_costs_nothing_at_its_end_point() -> None:
