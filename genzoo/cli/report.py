@@ -14,17 +14,26 @@ from genzoo.text import plain
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="html", show_default=True, help="What to make.")
+@click.option(
+    "--format", "form", type=click.Choice([*FORMATS, "pdf"]), default="html", show_default=True, help="What to make."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="Write to PATH, and print it.")
 def command(runs: tuple[Path, ...], form: str, output: Path | None) -> None:
     """Make the report of one or more runs; each RUN is a bench folder or a cell folder.
 
-    The page goes to report.html in the first RUN, and its path is printed; the other formats go to stdout.
+    The page goes to report.html in the first RUN, and its path is printed; md, csv, tex and json go to stdout; pdf, the
+    figures alone for a paper, goes to figures.pdf in the first RUN.
     """
     if output is not None and output.is_dir():
         raise UsageError(f"-o {output}: expected a file to write; got a folder")
     if form == "html":
         click.echo(plain(write(runs, output or runs[0] / "report.html")))
+    elif form == "pdf":
+        from genzoo.report.plots import pdf  # matplotlib: only here
+
+        path = output or runs[0] / "figures.pdf"
+        write_bytes(path, pdf(runs))
+        click.echo(plain(path))
     elif output is None:
         click.echo(render(runs, form))
     else:
