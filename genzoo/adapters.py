@@ -279,6 +279,7 @@ class MappedEstimator(Estimator):
     def __init__(self, adapted: Adapted, inner: Estimator) -> None:
         self.name = inner.name
         self.batch_size = inner.batch_size
+        self.calls = inner.calls
         self.adapted = adapted
         self.inner = inner
 

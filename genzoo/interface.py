@@ -166,8 +166,9 @@ class GradientModel(GenerativeModel):
 class LatentVariableModel(GradientModel):
     """A model whose likelihood is an integral over latents, estimated by importance weights p(x, z) / q(z given x)."""
 
-    rows: ClassVar[int] = 4096
-    """Decoder rows (draws times examples) evaluated at once; bounds memory. 4,096 stays in cache for small networks."""
+    rows: int = 4096
+    """Decoder rows (draws times examples) evaluated at once; bounds memory. 4,096 stays in cache for small networks; a
+    model whose layers are wide may set its own."""
 
     @abstractmethod
     def _log_weights(self, x: Tensor, num_samples: int, condition: Tensor | None) -> Mapping[str, Tensor]:
@@ -272,6 +273,9 @@ class Estimator(ABC):
     batch_size: int = 1000
     """Examples evaluated at once by `mean`."""
 
+    calls: int | None = None
+    """Network evaluations of one example for one draw, where they are counted."""
+
     def start(self, valid: Split, seed: int) -> None:  # noqa: B027
         """Once, before the first call: tune on validation data (log Z, time-step allocation, step sizes)."""
 
@@ -302,6 +306,9 @@ class Estimator(ABC):
             batch_size: examples at once; None for the estimator's own.
             max_seconds: stop after the batch in which this has passed; the values then cover the first points only.
 
+        Returns:
+            The mean and its errors; its `calls` leave out the pilot of until_se.
+
         Raises:
             CapabilityError: until_se where one draw cannot tell its variance.
             NumericsError: NaN or +inf among the values.
@@ -325,7 +332,9 @@ class Estimator(ABC):
             parts.append(self.log_likelihood(x[at : at + size], num_samples, derive_seed(seed, at // size), y))
             if max_seconds is not None and time.monotonic() - start > max_seconds:
                 break
-        return MeanResult.of(LogLikelihood.concat(parts))
+        result = LogLikelihood.concat(parts)
+        calls = None if self.calls is None else len(result.lower) * result.num_samples * self.calls
+        return MeanResult.of(result, calls)
 
 
 class ModelEstimator(Estimator):

@@ -106,6 +106,7 @@ class Still(Learner):
 class Tuned(Estimator):
     name = "tuned"
     batch_size = 3
+    calls = 2
 
     def __init__(self, model: Stub) -> None:
         self.model = model
@@ -362,7 +363,9 @@ def test_estimators_work_on_mapped_data() -> None:
     assert seen.dtype == torch.float32
     assert abs(float(seen.mean())) < 0.1
     edges = (torch.arange(5, dtype=torch.float64) - model.transforms[1].loc) / model.transforms[1].scale
-    said = tuned.mean(CODES, 20_000, seed=0).result
+    mean = tuned.mean(CODES, 20_000, seed=0)
+    assert mean.calls == 4 * 20_000 * 2
+    said = mean.result
     assert within(said, LAW.cdf(edges).diff().log())
     assert not within(said, LAW.cdf(edges).diff().log() + 0.05)
     direct = makers["default"]().log_likelihood(CODES, 3, 5)
