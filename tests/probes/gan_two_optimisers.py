@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from genzoo import DataSpec, GenerativeModel, Learner, LogLikelihood, hookimpl
 from genzoo.cards import ModelCard
-from genzoo.config import Config, TrainSettings
+from genzoo.config import Config as BaseConfig
+from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError
 from genzoo.likelihood import WeightSums
 from genzoo.nn import MLP
 from genzoo.spec import Batch, Split
 
 
-class GANConfig(Config):
+class GANConfig(BaseConfig):
     latents: int = Field(2, ge=1, description="dimensions of z")
     width: int = Field(32, ge=1, description="hidden units of both networks")
 
@@ -34,7 +35,7 @@ class GAN(GenerativeModel):
     config: GANConfig
     log_sigma: Tensor
 
-    def __init__(self, spec: DataSpec, config: Config | None = None) -> None:
+    def __init__(self, spec: DataSpec, config: BaseConfig | None = None) -> None:
         super().__init__(spec, config)
         if spec.levels is not None:
             raise CapabilityError("this GAN takes real data")
@@ -44,7 +45,8 @@ class GAN(GenerativeModel):
     def generate(self, n: int) -> Tensor:
         """Noise-free G(z), `(n, D)`."""
         parameter = next(self.generator.parameters())
-        return self.generator(torch.randn(n, self.config.latents, device=parameter.device))
+        x: Tensor = self.generator(torch.randn(n, self.config.latents, device=parameter.device))
+        return x
 
     def log_normal(self, x: Tensor, centre: Tensor, log_sigma: Tensor) -> Tensor:
         """log N(x; centre, sigma^2) over the last axis, nats."""
@@ -76,8 +78,9 @@ class Adversarial(Learner):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.critic = MLP(model.spec.dims, 1, [model.config.width] * 2).to(model.device)
-        make = {"lr": settings.learning_rate, "betas": settings.betas}
-        self.optimizers = [torch.optim.Adam(m.parameters(), **make) for m in (model.generator, self.critic)]
+        players = (model.generator, self.critic)
+        rate, betas = settings.learning_rate, settings.betas
+        self.optimizers = [torch.optim.Adam(player.parameters(), lr=rate, betas=betas) for player in players]
 
     def step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         softplus, real, fake = nn.functional.softplus, batch.x.flatten(1), self.model.generate(len(batch.x))
@@ -89,7 +92,7 @@ class Adversarial(Learner):
 
     def _update(self, which: int, loss: Tensor) -> None:
         self.optimizers[which].zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizers[which].step()
 
     @torch.no_grad()

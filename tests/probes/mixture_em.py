@@ -16,12 +16,13 @@ from torch import Tensor
 
 from genzoo import DataSpec, GenerativeModel, Learner, LogLikelihood, hookimpl
 from genzoo.cards import ModelCard
-from genzoo.config import Config, TrainSettings
+from genzoo.config import Config as BaseConfig
+from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError
 from genzoo.spec import Batch, Split
 
 
-class MixtureConfig(Config):
+class MixtureConfig(BaseConfig):
     components: int = Field(4, ge=1, description="Gaussians")
     tolerance: float = Field(1e-4, description="gain in nats below which a step changes nothing; negative: goes on")
 
@@ -33,7 +34,7 @@ class Mixture(GenerativeModel):
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, spec: DataSpec, config: Config | None = None) -> None:
+    def __init__(self, spec: DataSpec, config: BaseConfig | None = None) -> None:
         super().__init__(spec, config)
         if spec.levels is not None:
             raise CapabilityError("the mixture takes real data; discrete data goes through dequantization=uniform")

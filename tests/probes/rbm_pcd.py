@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from genzoo import DataSpec, Estimator, GenerativeModel, Learner, LogLikelihood, hookimpl
 from genzoo.cards import ModelCard
-from genzoo.config import Config, TrainSettings
+from genzoo.config import Config as BaseConfig
+from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError
 from genzoo.interface import ModelEstimator, seeded
 from genzoo.spec import Batch, Split
 
 
-class RBMConfig(Config):
+class RBMConfig(BaseConfig):
     hidden: int = Field(4, ge=1, le=16, description="hidden units; 2^hidden terms are summed")
     chains: int = Field(64, ge=1, description="persistent chains")
     normaliser_samples: int = Field(2000, ge=2, description="draws for log Z of the estimator monte_carlo")
@@ -41,7 +42,7 @@ class RBM(GenerativeModel):
     Config = RBMConfig
     config: RBMConfig
 
-    def __init__(self, spec: DataSpec, config: Config | None = None) -> None:
+    def __init__(self, spec: DataSpec, config: BaseConfig | None = None) -> None:
         super().__init__(spec, config)
         if spec.levels != 2 or spec.dims > 16:
             raise CapabilityError("the enumerated RBM takes binary data of at most 16 dimensions")
@@ -97,8 +98,9 @@ class MonteCarloNormaliser(Estimator):
         with torch.no_grad():
             value = self.model.minus_free_energy(x.flatten(1).to(torch.float64)) - self.log_z
         k = self.model.config.normaliser_samples
-        extras = {"variance": torch.zeros_like(value), "shared_variance": self.variance}
-        return LogLikelihood.estimate(value, num_samples=k, **extras)
+        return LogLikelihood.estimate(
+            value, num_samples=k, variance=torch.zeros_like(value), shared_variance=self.variance
+        )
 
 
 class PersistentContrastiveDivergence(Learner):
@@ -119,7 +121,7 @@ class PersistentContrastiveDivergence(Learner):
         rate = self.settings.learning_rate_at(progress)
         with torch.no_grad():
             for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
-                parameter -= rate * gradient
+                parameter.sub_(rate * gradient)
         return {"loss": contrast.detach()}
 
     def evaluated(self) -> RBM:
