@@ -242,6 +242,27 @@ def test_own_seeds_and_plan_settings_reach_the_cell(tiny: Path, tmp_path: Path, 
     assert first.record.nll != second.record.nll
 
 
+NORMAL = np.random.default_rng(1).standard_normal((160, 2))
+ODD = {
+    "huge": {"x": 1e7 + 1e6 * NORMAL},
+    "minute": {"x": 1e-6 * NORMAL},
+    "all the same": {"x": np.full((160, 2), 2.5)},
+    "one example each": dict.fromkeys(("train", "valid", "test"), NORMAL[:1]),
+    "one class": {"x": NORMAL, "y": np.zeros(160, np.int64)},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_data_goes_through_every_model(name: str, tmp_path: Path, inline: Executor) -> None:
+    arrays = {key: value.astype(np.float32) if key != "y" else value for key, value in ODD[name].items()}
+    np.savez(tmp_path / "odd.npz", **arrays)  # type: ignore[arg-type]
+    reference = f"{tmp_path / 'odd.npz'}{'[labels=true]' if 'y' in arrays else ''}"
+    for state in bench.run(plan_of(("gaussian", FLOW, VAE, DDPM), reference), tmp_path / "run", executor=inline):
+        assert state.record is not None
+        assert (state.status, state.record.error) == ("ok", None)
+        assert state.record.nll is not None
+
+
 def test_a_cell_never_raises(tmp_path: Path) -> None:
     (cell,) = plan_of(("gaussian",), tmp_path / "missing.npz").cells(tmp_path)
     assert run_cell(cell) == "failed"
