@@ -195,7 +195,7 @@ def test_a_bound_below_the_truth_is_reported_as_a_bug(
 
 
 def test_a_budget_in_seconds_is_fixed_and_replayed(tiny: Path, tmp_path: Path, inline: Executor) -> None:
-    plan = plan_of((FLOW, DDPM), tiny / "points.npz", budget="0.2s")
+    plan = plan_of((FLOW, DDPM), tiny / "points.npz", budget="0.5s")
     bench.run(plan, tmp_path / "first", executor=inline)
     bench.run(plan, tmp_path / "second", executor=inline, replay=tmp_path / "first")
     for (record, arrays, weights), (its, also, same) in zip(
