@@ -54,7 +54,9 @@ class GradientLearner(Learner):
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
         if not bool((loss + norm).isfinite()):
             wrong = "loss" if not bool(loss.isfinite()) else "gradient norm"
-            raise NumericsError(f"{wrong} is {float((loss if wrong == 'loss' else norm).detach())} at step {self._steps}")
+            raise NumericsError(
+                f"{wrong} is {float((loss if wrong == 'loss' else norm).detach())} at step {self._steps}"
+            )
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.learning_rate_at(progress)
         self._optimizer.step()
