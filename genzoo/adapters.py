@@ -7,9 +7,9 @@ Its learner and estimators are the inner ones on mapped data. A loss that is not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,14 @@ from genzoo.class_mixture import ClassMixture
 from genzoo.config import AdapterConfig, TrainSettings
 from genzoo.config import Config as BaseConfig
 from genzoo.errors import ConfigError
-from genzoo.interface import Estimator, GenerativeModel, GradientModel, Learner, evaluating, seeded
+from genzoo.interface import GenerativeModel, GradientModel, Learner, seeded
 from genzoo.likelihood import LogLikelihood, WeightSums
 from genzoo.spec import Batch, DataSpec, Split
 from genzoo.transforms import Dequantize, Logit, Standardize, Transform, UniformNoise, VariationalNoise
+from genzoo.wrapping import Answer, WrappedLearner, Wrapper
 
 FIT_POINTS = 20_000
 """Training examples from which transforms take their statistics."""
-
-Answer = Callable[[Tensor, int, Tensor | None], LogLikelihood]
 
 
 def adapt(make: Callable[[DataSpec], GenerativeModel], spec: DataSpec, config: AdapterConfig) -> GenerativeModel:
@@ -62,7 +61,7 @@ def _transforms(spec: DataSpec, config: AdapterConfig) -> list[Transform]:
     return chain
 
 
-class Adapted(GenerativeModel):
+class Adapted(Wrapper):
     """`inner` on data mapped by a chain of transforms.
 
     With dequantization each of the K draws has its own noise u and its own latent: one flat log-mean-exp over an inner
@@ -119,23 +118,12 @@ class Adapted(GenerativeModel):
             return sums.result(shared_variance=shared)
         return replace(_mean_over_draws(parts, n, num_samples), shared_variance=shared)
 
-    def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
-        return self.answer(x, num_samples, condition, lambda y, k, c: self.inner.log_likelihood(y, k, None, c))
-
     def _sample(self, n: int, condition: Tensor | None) -> Tensor:
         return self.to_data(self.inner.sample(n, None, condition))
 
-    def default_training(self) -> TrainSettings:
-        """The inner model's."""
-        return self.inner.default_training()
-
-    def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
-        """The inner model's, on mapped data."""
-
-        def mapped(make: Callable[[], Estimator]) -> Callable[[], Estimator]:
-            return lambda: MappedEstimator(self, make())
-
-        return {name: mapped(make) for name, make in self.inner.estimators().items()}
+    def inner_split(self, split: Split) -> Split:
+        """Mapped."""
+        return AdaptedSplit(self, split)
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
         """The inner model's, mapped back to data frame by frame."""
@@ -161,8 +149,8 @@ class Adapted(GenerativeModel):
                 transform.fit(x)
                 x, _ = transform(x)
 
-    def around(self, inner: GenerativeModel) -> Adapted:
-        """The same transforms, buffers shared, around another inner model."""
+    def around(self, inner: GenerativeModel) -> Self:
+        """See Wrapper; the transforms are shared, not copied."""
         copy = type(self)(self.spec, self.config, inner)
         copy.transforms = self.transforms
         return copy.to(self.device)
@@ -190,10 +178,10 @@ class AdaptedGradient(Adapted, GradientModel):
 
     def _initialise(self, train: Split) -> None:
         self.fit_transforms(train)
-        self.inner._initialise(AdaptedSplit(self, train))
+        self.inner._initialise(self.inner_split(train))
 
     def _calibrate(self, train: Split, valid: Split) -> None:
-        self.inner._calibrate(AdaptedSplit(self, train), AdaptedSplit(self, valid))
+        self.inner._calibrate(self.inner_split(train), self.inner_split(valid))
 
     def learner(self, settings: TrainSettings) -> Learner:
         """One gradient learner over inner model and noise."""
@@ -223,79 +211,24 @@ class AdaptedSplit(Split):
         return self.split.fingerprint
 
 
-class MappedLearner(Learner):
+class MappedLearner(WrappedLearner):
     """An inner learner fed with mapped batches."""
 
-    def __init__(self, adapted: Adapted, inner: Learner) -> None:
-        self.adapted = adapted
-        self.inner = inner
-        self.settings = inner.settings
-        self.loss_in_nats = inner.loss_in_nats
-
-    @property
-    def converged(self) -> bool:
-        """The inner learner's, in both directions."""
-        return self.inner.converged
-
-    @converged.setter
-    def converged(self, value: bool) -> None:
-        self.inner.converged = value
+    wrapper: Adapted
 
     def start(self, train: Split) -> None:
         """Fit the transforms, then start the inner learner on mapped data."""
-        self.adapted.fit_transforms(train)
-        self.inner.start(AdaptedSplit(self.adapted, train))
+        self.wrapper.fit_transforms(train)
+        self.inner.start(self.wrapper.inner_split(train))
 
     def step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The inner step; a loss in nats is corrected by the mean log-Jacobian."""
         with torch.no_grad():
-            y, ladj = self.adapted.to_inner(batch.x)
+            y, ladj = self.wrapper.to_inner(batch.x)
         metrics = self.inner.step(Batch(y, batch.y), progress)
         if self.inner.loss_in_nats:
             metrics["loss"] = metrics["loss"] - ladj.mean()
         return metrics
-
-    def finish(self, train: Split, valid: Split) -> None:
-        """The inner one's."""
-        self.inner.finish(AdaptedSplit(self.adapted, train), AdaptedSplit(self.adapted, valid))
-
-    def evaluated(self) -> GenerativeModel:
-        """The adapter around the inner model that is evaluated."""
-        return self.adapted.around(self.inner.evaluated())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Transforms and inner learner."""
-        return {"transforms": self.adapted.transforms.state_dict(), "inner": self.inner.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.adapted.transforms.load_state_dict(state["transforms"])
-        self.inner.load_state_dict(state["inner"])
-
-
-class MappedEstimator(Estimator):
-    """An inner estimator on mapped data."""
-
-    def __init__(self, adapted: Adapted, inner: Estimator) -> None:
-        self.name = inner.name
-        self.batch_size = inner.batch_size
-        self.calls = inner.calls
-        self.adapted = adapted
-        self.inner = inner
-
-    def start(self, valid: Split, seed: int) -> None:
-        """Tune the inner estimator on mapped validation data."""
-        self.inner.start(AdaptedSplit(self.adapted, valid), seed)
-
-    def log_likelihood(
-        self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None
-    ) -> LogLikelihood:
-        """See GenerativeModel.log_likelihood."""
-        self.adapted._check(x, condition)
-        with torch.no_grad(), evaluating(self.adapted), seeded(seed, self.adapted.device):
-            return self.adapted.answer(
-                x, num_samples, condition, lambda y, k, c: self.inner.log_likelihood(y, k, None, c)
-            )
 
 
 def _rows(spec: DataSpec) -> int:

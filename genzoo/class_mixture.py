@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,9 +13,10 @@ from genzoo.errors import CapabilityError
 from genzoo.interface import GenerativeModel, Learner
 from genzoo.likelihood import LogLikelihood
 from genzoo.spec import Batch, DataSpec, Split
+from genzoo.wrapping import Answer, WrappedLearner, Wrapper
 
 
-class ClassMixture(GenerativeModel):
+class ClassMixture(Wrapper):
     """A conditional model and the class frequencies pi_y, with one added to each count (Laplace).
 
     joint      log p(x, y) = log pi_y + log p(x given y), from an answer of any kind
@@ -36,14 +36,14 @@ class ClassMixture(GenerativeModel):
         uniform = torch.full((self.classes,), 1.0 / self.classes, dtype=torch.float64)
         self.register_buffer("log_prior", uniform.log())
 
-    def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
+    def answer(self, x: Tensor, num_samples: int, condition: Tensor | None, inner: Answer) -> LogLikelihood:
+        """See Wrapper; CapabilityError for p(x) from an answer that has no sum over classes."""
         if condition is not None:
-            inner = self.inner.log_likelihood(x, num_samples, None, condition)
-            return inner.shifted(self.log_prior[condition], "log_class")
+            return inner(x, num_samples, condition).shifted(self.log_prior[condition], "log_class")
         answers = []
         for label in range(self.classes):
             y = torch.full((len(x),), label, dtype=torch.int64, device=x.device)
-            answers.append(self.inner.log_likelihood(x, num_samples, None, y))
+            answers.append(inner(x, num_samples, y))
         kind = answers[0].kind
         if kind not in ("exact", "weights"):
             raise CapabilityError(f"p(x) from p(x given y) needs answers of kind exact or weights; this one is {kind}")
@@ -66,10 +66,6 @@ class ClassMixture(GenerativeModel):
             condition = torch.multinomial(self.log_prior.exp(), max(n, 1), replacement=True)[:n]
         return self.inner.sample(n, None, condition)
 
-    def default_training(self) -> TrainSettings:
-        """The inner model's."""
-        return self.inner.default_training()
-
     def learner(self, settings: TrainSettings) -> Learner:
         """The inner learner, which sees the labels; the class frequencies are counted at its start."""
         return ClassMixtureLearner(self, self.inner.learner(settings))
@@ -82,53 +78,28 @@ class ClassMixture(GenerativeModel):
         counts = torch.bincount(y.cpu(), minlength=self.classes).to(torch.float64) + 1
         self.log_prior.copy_((counts / counts.sum()).log())
 
-    def around(self, inner: GenerativeModel) -> ClassMixture:
-        """The same class frequencies around another inner model."""
+    def around(self, inner: GenerativeModel) -> Self:
+        """See Wrapper."""
         spec = DataSpec(self.spec.event_shape, self.spec.levels, self.classes)
-        copy = ClassMixture(spec, self.config, inner).to(self.device)
+        copy = type(self)(spec, self.config, inner).to(self.device)
         copy.log_prior.copy_(self.log_prior)
         return copy
 
 
-class ClassMixtureLearner(Learner):
-    """An inner learner, with the class frequencies counted at its start."""
+class ClassMixtureLearner(WrappedLearner):
+    """An inner learner, with the class frequencies counted at its start. Its loss is about p(x given y) alone."""
 
-    def __init__(self, mixture: ClassMixture, inner: Learner) -> None:
-        self.mixture = mixture
-        self.inner = inner
-        self.settings = inner.settings
+    wrapper: ClassMixture
 
-    @property
-    def converged(self) -> bool:
-        """The inner learner's, in both directions."""
-        return self.inner.converged
-
-    @converged.setter
-    def converged(self, value: bool) -> None:
-        self.inner.converged = value
+    def __init__(self, wrapper: ClassMixture, inner: Learner) -> None:
+        super().__init__(wrapper, inner)
+        self.loss_in_nats = False
 
     def start(self, train: Split) -> None:
         """Count labels, start the inner learner."""
-        self.mixture.count(train)
+        self.wrapper.count(train)
         self.inner.start(train)
 
     def step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The inner step."""
         return self.inner.step(batch, progress)
-
-    def finish(self, train: Split, valid: Split) -> None:
-        """The inner one's."""
-        self.inner.finish(train, valid)
-
-    def evaluated(self) -> GenerativeModel:
-        """The mixture around the inner model that is evaluated."""
-        return self.mixture.around(self.inner.evaluated())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Frequencies and inner learner."""
-        return {"log_prior": self.mixture.log_prior, "inner": self.inner.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.mixture.log_prior.copy_(state["log_prior"])
-        self.inner.load_state_dict(state["inner"])

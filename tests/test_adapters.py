@@ -29,6 +29,7 @@ from genzoo.interface import (
 )
 from genzoo.likelihood import LogLikelihood
 from genzoo.spec import Batch, DataSpec, Split
+from genzoo.wrapping import WrappedEstimator
 
 LOC, SCALE = 1.3, 1.1
 SPEC = DataSpec((1,), levels=4)
@@ -358,7 +359,7 @@ def test_estimators_work_on_mapped_data() -> None:
     tuned = makers["tuned"]()
     assert (tuned.name, tuned.batch_size) == ("tuned", 3)
     tuned.start(split, 0)
-    assert isinstance(tuned, adapters.MappedEstimator)
+    assert isinstance(tuned, WrappedEstimator)
     seen = tuned.inner.seen
     assert seen.dtype == torch.float32
     assert abs(float(seen.mean())) < 0.1

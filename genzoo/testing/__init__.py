@@ -48,7 +48,7 @@ def checks(
     subject = subject_of(load_registry(), name, level, **options)
     expected = dict(expected_failures or {})
     return [
-        pytest.param(partial(_as_test, subject, check, problem, expected), id=f"{check.name}[{problem}]")
+        pytest.param(partial(_as_test, subject, check, problem, expected), id=f"{name}-{check.name}-{problem}")
         for check, problem in planned(subject)
     ]
 

@@ -42,7 +42,7 @@ class Check:
         return " ".join((self.run.__doc__ or "").split())
 
 
-ANY = ("plane", "binary", "levels")
+ANY = ("plane", "binary", "levels_image")
 SPACES = ("plane", "binary", "levels", "binary_image", "levels_image", "labelled")
 
 CHECKS = (

@@ -29,19 +29,27 @@ class CheckSkipped(Exception):
 
 @dataclass(frozen=True)
 class Level:
-    """How much effort: training steps, sampler draws, Monte Carlo draws a node, grid nodes a side."""
+    """How much effort.
+
+    Attributes:
+        problems: which are looked at. steps: of training. draws: samples of the model. grid: nodes a side in the plane,
+            a multiple of the cells a side, so that every cell holds as many.
+        num_samples: most Monte Carlo draws a node; rows: most draws over all nodes (two a node are always taken).
+    """
 
     name: str
+    problems: tuple[str, ...]
     steps: int
     draws: int
     num_samples: int
     grid: int
+    rows: int
 
 
 BATCH = 4096
 
-QUICK = Level("quick", steps=120, draws=8_000, num_samples=8, grid=110)
-FULL = Level("full", steps=800, draws=40_000, num_samples=32, grid=220)
+QUICK = Level("quick", ("plane", "binary", "levels_image", "labelled"), 60, 8_000, 16, 108, 60_000)
+FULL = Level("full", tuple(PROBLEMS), 800, 40_000, 64, 216, 1_000_000)
 LEVELS = {level.name: level for level in (QUICK, FULL)}
 
 
@@ -88,9 +96,9 @@ class Subject:
         self._trained: dict[str, Trained] = {}
 
     def problems(self) -> Iterator[str]:
-        """Problems whose data the card takes."""
-        for name, problem in PROBLEMS.items():
-            spec = problem.load().spec
+        """Problems of the level whose data the card takes."""
+        for name in self.level.problems:
+            spec = PROBLEMS[name].load().spec
             high = self.card.max_dims
             if spec.kind in self.card.data and self.card.min_dims <= spec.dims and (high is None or spec.dims <= high):
                 yield name
@@ -124,6 +132,10 @@ class Subject:
                 pass
             self._trained[problem] = Trained(data, self.build(problem), trainer.finish().eval(), learner, raw)
         return self._trained[problem]
+
+    def effort(self, nodes: int) -> int:
+        """Monte Carlo draws a node: what the level grants, within its rows; at least two, to know their spread."""
+        return max(2, min(self.level.num_samples, self.level.rows // max(1, nodes)))
 
     def answer(
         self, trained: Trained, x: Tensor, num_samples: int, key: str, condition: Tensor | None = None, seed: int = 0

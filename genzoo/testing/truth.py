@@ -20,7 +20,7 @@ REACH = 4.5
 """Half side of the box, in deviations of the data."""
 CELLS = 12
 """Cells a side, where samples are counted in the plane."""
-TOP, TOP_DRAWS = 100, 512
+TOP, TOP_DRAWS = 60, 256
 """Of a discrete space: states that are cells of their own, and the draws spent on each."""
 TERMS = 1e-6
 """Relative rounding granted where terms are summed: they are float64 means over the same draws."""
@@ -50,7 +50,7 @@ def bound_mass_is_below_one(subject: Subject, problem: str) -> None:
     first = trained.model.log_likelihood(x[:2], 1, 0, None if condition is None else condition[:2])
     if first.kind != "lower_bound":
         raise CheckSkipped(f"an answer of kind {first.kind} is checked two-sided")
-    result = subject.answer(trained, x, 4 * subject.level.num_samples, "bound", condition)
+    result = subject.answer(trained, x, subject.effort(len(x)), "everywhere", condition)
     if result.variance is None:
         raise CheckSkipped("the answer does not know its Monte Carlo variance")
     # exp of a noisy mean is too large by half its variance on average; taken off, to leave the exponential of the mean
@@ -93,9 +93,9 @@ def below_the_truth(subject: Subject, problem: str) -> None:
     if truth is None:
         raise CheckSkipped("the truth is not known here")
     assert isinstance(truth, GaussianMixture)
-    n = 4 * subject.level.draws
+    n = subject.level.draws
     x = truth.sample(n, derive_seed("below", subject.seed) % 2**31)
-    result = subject.answer(trained, x, subject.level.num_samples, f"fresh {n}")
+    result = subject.answer(trained, x, subject.effort(n), f"fresh {n}")
     if result.kind == "estimate":
         raise CheckSkipped("an estimate has no direction")
     difference = truth.log_prob(x) - result.lower
@@ -114,7 +114,7 @@ def estimators_agree(subject: Subject, problem: str) -> None:
     for name, make in trained.model.estimators().items():
         estimator = make()
         estimator.start(trained.data.valid, subject.seed)
-        draws = [estimator.log_likelihood(x, 1, 50 + seed, condition) for seed in range(2 * subject.level.num_samples)]
+        draws = [estimator.log_likelihood(x, 1, 50 + seed, condition) for seed in range(16)]
         lower = torch.stack([draw.lower for draw in draws])
         means[name] = (draws[0].kind, lower)
     bounds = {name: lower for name, (kind, lower) in means.items() if kind in ("weights", "lower_bound")}
@@ -219,7 +219,7 @@ def _domain(subject: Subject, trained: Trained) -> tuple[Tensor, Tensor, Tensor 
 
 def _everywhere(subject: Subject, trained: Trained) -> tuple[LogLikelihood, Tensor]:
     x, weights, condition = _domain(subject, trained)
-    return subject.answer(trained, x, subject.level.num_samples, "everywhere", condition), weights
+    return subject.answer(trained, x, subject.effort(len(x)), "everywhere", condition), weights
 
 
 def _dequantized(model: GenerativeModel) -> Adapted | None:

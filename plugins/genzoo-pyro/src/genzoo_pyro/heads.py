@@ -35,7 +35,7 @@ def head(spec: DataSpec, h: Tensor, components: int) -> Any:
         return dist.Bernoulli(logits=h).to_event(1)
     if spec.kind == "real":
         loc, log_scale = h.chunk(2, dim=-1)
-        return dist.Normal(loc, MIN_SCALE + (log_scale + FIRST_SCALE).exp()).to_event(1)
+        return dist.Normal(loc, MIN_SCALE + (log_scale + FIRST_SCALE).clamp(max=9).exp()).to_event(1)
     logits, loc, log_scale = h.reshape(*h.shape[:-1], 3, spec.dims, components).unbind(-3)  # (..., D, components) each
     return DiscretizedLogistics(logits, loc, log_scale, spec.levels or 2).to_event(1)
 

@@ -83,7 +83,7 @@ class Encoder(PyroModule):  # type: ignore[misc]
         scaled = x if self.spec.levels is None else 2 * x / (self.spec.levels - 1) - 1
         with pyro.plate("data", n):
             loc, log_scale = self.network(_beside(scaled.flatten(1), self.spec, condition)).chunk(2, dim=-1)
-            pyro.sample("z", dist.Normal(loc, (log_scale + FIRST_SCALE).exp()).to_event(1))
+            pyro.sample("z", dist.Normal(loc, (log_scale + FIRST_SCALE).clamp(-9, 3).exp()).to_event(1))
 
 
 class PyroVAE(PyroModel):
