@@ -16,7 +16,7 @@ STAMP := $(VENV)/.stamp
 $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q $(addprefix -e ,$(PLUGINS)) -e '.[dev]'
+	$(BIN)/pip install -q -e '.[dev]' $(addprefix -e ./,$(PLUGINS))
 	touch $@
 
 ## bench: the main job: vae, flow and ddpm on moons, checkerboard and mnist, then a table and a report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +101,19 @@ def find_cell(path: str | Path) -> CellFolder:
     return cells[0]
 
 
-def load(path: str | Path) -> GenerativeModel:
-    """A trained model back from a cell folder (or a run folder of one cell)."""
-    return load_cell(find_cell(path))
+def load(path: str | Path, plugins: Sequence[str] = ()) -> GenerativeModel:
+    """A trained model back from a cell folder (or a run folder of one cell); `plugins` are single-file plugins."""
+    return load_cell(find_cell(path), plugins)
 
 
-def load_cell(cell: CellFolder) -> GenerativeModel:
+def load_cell(cell: CellFolder, plugins: Sequence[str] = ()) -> GenerativeModel:
     """The model of a cell; RunError when it has none, or when its file does not fit its record."""
     record = cell.record
     path = cell.path / "model.safetensors"
     if not path.exists():
         raise RunError(f"{cell.path} holds no model (status {record.status})")
     spec = DataSpec(tuple(record.event_shape), record.levels, record.classes)
-    model = Blueprint.from_stored(load_registry(), record.model, record.config, spec).build(0)
+    model = Blueprint.from_stored(load_registry(plugins), record.model, record.config, spec).build(0)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -120,9 +121,9 @@ def load_cell(cell: CellFolder) -> GenerativeModel:
     return model.eval()
 
 
-def cell_dataset(cell: CellFolder) -> Dataset:
+def cell_dataset(cell: CellFolder, plugins: Sequence[str] = ()) -> Dataset:
     """The data set of a cell; RunError when what is found now is not what the cell was trained on."""
-    data = load_dataset(cell.record.dataset)
+    data = load_reference(load_registry(plugins), Reference.parse(cell.record.dataset, "data set"))
     stored = cell.record.protocol.get("data_hash"), cell.record.protocol.get("test_hash")
     if stored != (data.protocol.data_hash, data.protocol.test_hash):
         raise RunError(f"data set {cell.record.dataset} has changed since {cell.path} was made: its hash differs")

@@ -63,6 +63,12 @@ def check(plan: Plan, plugins: tuple[str, ...] = ()) -> dict[str, Dataset]:
     return datasets
 
 
+def planned(plan: Plan, folder: Path, plugins: tuple[str, ...] = ()) -> list[Cell]:
+    """Every cell of a plan that has passed `check`, with its data's protocol in its name."""
+    datasets = check(plan, plugins)
+    return list(plan.cells(folder, plugins, {text: data.protocol.key for text, data in datasets.items()}))
+
+
 def stand_in(plan: Plan) -> tuple[Plan, str | None]:
     """The plan with digits for mnist where MNIST cannot be had, and the sentence that says so; for the bare default."""
     if "mnist" not in plan.datasets:
@@ -107,6 +113,7 @@ def run(
     plan: Plan,
     folder: Path,
     *,
+    cells: Sequence[Cell] | None = None,
     jobs: int | None = None,
     plugins: tuple[str, ...] = (),
     replay: Path | None = None,
@@ -118,6 +125,7 @@ def run(
 
     Args:
         folder: the run folder; it may hold an unfinished run of the same plan.
+        cells: from `planned`; None to plan here.
         jobs: processes at a time; None for cores / threads.
         notes: sentences that go into every record (stand-in data).
         watch: called before the first cell, about twice a second, and when a cell ends.
@@ -126,7 +134,7 @@ def run(
     Raises:
         PlanError: the folder holds another plan.
     """
-    cells = list(plan.cells(folder, plugins))
+    cells = planned(plan, folder, plugins) if cells is None else cells
     if replay is not None:
         cells = replayed(cells, replay)
     stored = folder / "plan.toml"

@@ -110,12 +110,27 @@ class Plan(Config):
         """Ten hex digits over everything that changes a number."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:10]
 
-    def cells(self, folder: Path, plugin_files: tuple[str, ...] = ()) -> Iterator[Cell]:
-        """Every cell, data set by data set, so that models on one data set finish near each other."""
+    def cells(
+        self, folder: Path, plugin_files: tuple[str, ...] = (), data_keys: Mapping[str, str] | None = None
+    ) -> Iterator[Cell]:
+        """Every cell, data set by data set, so that models on one data set finish near each other.
+
+        Args:
+            data_keys: protocol key of each data set, so that a file that changed under its name makes new cells.
+        """
         for dataset in self.datasets:
             for seed in self.seeds:
                 for model in self.models:
-                    yield Cell(plan=self, model=model, dataset=dataset, seed=seed, run=folder, plugins=plugin_files)
+                    key = (data_keys or {}).get(dataset, "")
+                    yield Cell(
+                        plan=self,
+                        model=model,
+                        dataset=dataset,
+                        data_key=key,
+                        seed=seed,
+                        run=folder,
+                        plugins=plugin_files,
+                    )
 
 
 class Cell(Config):
@@ -126,17 +141,19 @@ class Cell(Config):
     dataset: str
     seed: int
     run: Path
+    data_key: str = ""
     plugins: tuple[str, ...] = ()
     total_steps: int | None = None
     """Steps fixed by an earlier run whose budget was in seconds (`--replay`)."""
 
     @property
     def name(self) -> str:
-        """Folder name; its hash covers what changes the number: the evaluation is not part of it, training is."""
+        """Folder name; its hash covers what changes the number: model, data, seed, training, evaluation."""
         model, data = Reference.parse(self.model), Reference.parse(self.dataset, "data set")
         identity = {
             "model": str(model),
             "dataset": str(data),
+            "protocol": self.data_key,
             "seed": self.seed,
             "budget": self.plan.budget,
             "threads": self.plan.threads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -47,6 +48,7 @@ def read_again(
     seed: int | None = None,
     max_seconds: float | None = None,
     append: bool = True,
+    plugins: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate a trained cell again; what is None is as in the stored number, so that all None recomputes it.
 
@@ -59,7 +61,7 @@ def read_again(
     used_seed = stored.get("seed", 0) if seed is None else seed
     result = evaluate(
         model,
-        cell_dataset(cell),
+        cell_dataset(cell, plugins),
         estimator=estimator or stored.get("estimator"),
         num_samples=num_samples or (stored.get("num_samples", 1) if same else 1),
         until_se=until_se,

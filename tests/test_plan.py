@@ -38,7 +38,9 @@ def test_hashes_are_stable() -> None:
     plan = Plan(models=("flow[layers=8]",), datasets=("moons",), budget="20steps")
     assert plan.key == "130dccdc0f"
     (cell,) = plan.cells(Path("run"))
-    assert cell.folder == Path("run/cells/flow-moons-0-840bdcbba4")
+    assert cell.folder == Path("run/cells/flow-moons-0-8de3071793")
+    (other,) = plan.cells(Path("run"), data_keys={"moons": "another protocol"})
+    assert other.folder != cell.folder  # a data set that changed under its name makes new cells
 
 
 @pytest.mark.parametrize(

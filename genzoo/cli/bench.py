@@ -64,10 +64,9 @@ def command(
     note = None
     if not asked_for_data:
         plan, note = bench.stand_in(plan)
-    bench.check(plan, plugin_files)
     folder = output or Path("runs") / plan.key
     workers = jobs or bench.default_jobs(plan.threads)
-    cells = list(plan.cells(folder, plugin_files))
+    cells = bench.planned(plan, folder, plugin_files)
     if dry_run:
         for cell in cells:
             click.echo(cell.name)
@@ -81,6 +80,7 @@ def command(
         states = bench.run(
             plan,
             folder,
+            cells=cells,
             jobs=workers,
             plugins=plugin_files,
             replay=replay,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from genzoo.cli.options import plugin_option
 from genzoo.errors import UnknownNameError
 
 
@@ -18,7 +19,9 @@ from genzoo.errors import UnknownNameError
 @click.option("--seed", type=click.IntRange(min=0), help="Of the draws.  [default: as the stored number]")
 @click.option("--max-seconds", type=float, default=0.0, help="Stop after this; 0 for never.  [default: 0]")
 @click.option("--dry", is_flag=True, help="Print only: append no reading to the cell.")
+@plugin_option
 def command(
+    plugin_files: tuple[str, ...],
     run: Path,
     estimator: str | None,
     num_samples: int | None,
@@ -40,7 +43,7 @@ def command(
         if cell.record.status != "ok":
             click.echo(f"{cell.path.name}: {cell.record.status}, left out", err=True)
             continue
-        model = load_cell(cell)
+        model = load_cell(cell, plugin_files)
         names = list(model.estimators()) if estimator == "all" else [estimator]
         for name in names:
             if name is not None and name not in model.estimators():
@@ -55,6 +58,7 @@ def command(
                 seed=seed,
                 max_seconds=max_seconds or None,
                 append=not dry,
+                plugins=plugin_files,
             )
             click.echo(f"{cell.path.name}: {result}")
     return 0

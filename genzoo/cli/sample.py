@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from genzoo.cli.options import plugin_option
 from genzoo.errors import UsageError
 
 
@@ -15,7 +16,8 @@ from genzoo.errors import UsageError
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="samples.npy or samples.png")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
 @click.option("--label", type=click.IntRange(min=0), help="Class, for a conditional model.  [default: all in turn]")
-def command(run: Path, count: int, output: Path, seed: int, label: int | None) -> int:
+@plugin_option
+def command(plugin_files: tuple[str, ...], run: Path, count: int, output: Path, seed: int, label: int | None) -> int:
     """Draw samples from the model of RUN (one cell folder): exactly the distribution its likelihood speaks of."""
     if output.suffix not in (".npy", ".png"):
         raise UsageError(f"cannot write samples to {output}: expected a name ending in .npy or .png")
@@ -27,7 +29,7 @@ def command(run: Path, count: int, output: Path, seed: int, label: int | None) -
     from genzoo.api import find_cell, load_cell
     from genzoo.records import write_bytes
 
-    model = load_cell(find_cell(run))
+    model = load_cell(find_cell(run), plugin_files)
     condition = None
     if model.spec.classes is not None:
         turn = torch.arange(count) % model.spec.classes
