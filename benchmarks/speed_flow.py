@@ -115,7 +115,13 @@ def main() -> int:
     torch.manual_seed(0)
 
     names = ["ours"] if args.no_compile else ["ours", "ours compiled"]
-    couplings = {name: spline_couplings(2, 0, layers=LAYERS, hidden=HIDDEN, bins=BINS, bound=BOUND) for name in names}
+    # nflows' own setting throughout: two residual blocks, sizes divided by the root of the hidden width
+    couplings = {
+        name: spline_couplings(
+            2, 0, layers=LAYERS, hidden=HIDDEN, bins=BINS, bound=BOUND, blocks=2, temperature=HIDDEN**0.5
+        )
+        for name in names
+    }
     with torch.no_grad():
         for parameter in couplings["ours"].parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))  # a flow that does something

@@ -132,7 +132,13 @@ def _scales(shape: tuple[int, int, int], classes: int, rounds: int, hidden: int,
     channels, height, width = shape
     if height % 2 or width % 2 or min(height, width) < SMALLEST:
         vector = spline_couplings(
-            channels * height * width, classes, layers=2 * rounds, hidden=2 * hidden, bins=bins, bound=bound
+            channels * height * width,
+            classes,
+            layers=2 * rounds,
+            hidden=2 * hidden,
+            bins=bins,
+            bound=bound,
+            temperature=(2 * hidden) ** 0.5,
         )
         return Flat(shape, vector)
     size = height // 2, width // 2
@@ -140,7 +146,7 @@ def _scales(shape: tuple[int, int, int], classes: int, rounds: int, hidden: int,
 
     def coupling(start: int, stop: int) -> SplineCoupling:
         network = ConvNet(squeezed - (stop - start), stop - start, classes, hidden, size, bins)
-        return SplineCoupling((start, stop), network, bins=bins, bound=bound, temperature=hidden**0.5)
+        return SplineCoupling((start, stop), network, bound=bound, temperature=hidden**0.5)
 
     couplings: list[Layer] = []
     for _ in range(rounds):

@@ -17,7 +17,7 @@ import torch
 from nflows.transforms.base import Transform
 from torch import Tensor, nn
 
-from genzoo_flow.spline import parameters_of, rational_quadratic
+from genzoo_flow.spline import rational_quadratic
 
 Pass = tuple[Tensor, Tensor]
 
@@ -149,20 +149,15 @@ class SplineCoupling(Layer):
     Args:
         moved: (start, stop), along dimension 1. Where these are all channels the network sees a constant one.
         network: (kept `(B, C_kept, ...)`, context) to `(B, C_moved (3 K - 1), ...)`.
-        bins, bound: K and b of the splines.
+        bound: b of the splines.
         temperature: unnormalised widths and heights are divided by it; nflows uses the root of the hidden width.
+            Under Adam the splines then learn that much more slowly.
     """
 
-    scale: Tensor
-
-    def __init__(
-        self, moved: tuple[int, int], network: nn.Module, *, bins: int, bound: float, temperature: float
-    ) -> None:
+    def __init__(self, moved: tuple[int, int], network: nn.Module, *, bound: float, temperature: float) -> None:
         super().__init__()
-        (self.start, self.stop), self.network, self.bound = moved, network, bound
-        scale = torch.ones(parameters_of(bins))
-        scale[: 2 * bins] /= temperature
-        self.register_buffer("scale", scale, persistent=False)
+        (self.start, self.stop), self.network = moved, network
+        self.bound, self.temperature = bound, temperature
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Pass:
         """`(B, C, ...)`, as Layer.forward."""
@@ -173,13 +168,15 @@ class SplineCoupling(Layer):
         return self._pass(inputs, context, inverse=True)
 
     def _pass(self, inputs: Tensor, context: Tensor | None, inverse: bool) -> Pass:
-        before, moved, after = inputs[:, : self.start], inputs[:, self.start : self.stop], inputs[:, self.stop :]
-        kept = torch.cat([before, after], 1)
-        raw = self.network(kept if kept.shape[1] else torch.ones_like(moved), context)
+        moved = inputs[:, self.start : self.stop]
+        # no empty pieces: in two dimensions each call counts
+        before = [inputs[:, : self.start]] if self.start else []
+        after = [inputs[:, self.stop :]] if self.stop < inputs.shape[1] else []
+        kept = before + after or [torch.ones_like(moved)]
+        raw = self.network(kept[0] if len(kept) == 1 else torch.cat(kept, 1), context)
         raw = raw.unflatten(1, (moved.shape[1], -1)).movedim(2, 0).contiguous()  # (3 K - 1, B, C_moved, ...)
-        raw = raw * self.scale.view(-1, *[1] * moved.ndim)
-        moved, ladj = rational_quadratic(moved, raw, self.bound, inverse)
-        return torch.cat([before, moved, after], 1), ladj.flatten(1).sum(1)
+        moved, ladj = rational_quadratic(moved, raw, self.bound, inverse, self.temperature)
+        return torch.cat([*before, moved, *after], 1), ladj.flatten(1).sum(1)
 
 
 def standard_normal(z: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ def parameters_of(bins: int) -> int:
     return 3 * bins - 1
 
 
-def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple[Tensor, Tensor]:
+def rational_quadratic(
+    x: Tensor, raw: Tensor, bound: float, inverse: bool = False, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Spline of each number, or its inverse.
 
     Args:
@@ -39,20 +41,22 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
             over bins runs along contiguous numbers: a softmax over a last dimension of 8 costs five times as much.
         bound: b; outside [-b, b] the map is the identity.
         inverse: solve for the argument instead.
+        temperature: unnormalised widths and heights are divided by it.
 
     Returns:
         values `(...)` and log |d value / d x| `(...)`.
     """
     bins = (len(raw) + 1) // 3
-    inside = (x >= -bound) & (x <= bound)
+    inside = x.abs() <= bound
     at = x.clamp(-bound, bound)
     # widths and heights go through one softmax: small tensors cost by the call
-    sizes = torch.softmax(raw[: 2 * bins].view(2, bins, *raw.shape[1:]), 1)  # (2, K, ...)
+    sizes = raw[: 2 * bins].view(2, bins, *raw.shape[1:])  # (2, K, ...)
+    sizes = torch.softmax(sizes if temperature == 1 else sizes / temperature, 1)
     sizes = 2 * bound * MINIMUM + (2 * bound * (1 - MINIMUM * bins)) * sizes
     knots = sizes.detach()[int(inverse), :-1].cumsum(0) - bound  # (K - 1, ...), the inner ones
     passed = at.detach() >= knots
     index = passed.sum(0, keepdim=True)  # (1, ...), which bin
-    low = (sizes[:, :-1] * passed).sum(1) - bound  # (2, ...), the lower knot of that bin
+    low = (sizes[:, :-1] * passed.to(sizes.dtype)).sum(1) - bound  # (2, ...), the lower knot of that bin
     size = sizes.gather(1, index.expand(2, *index.shape))[:, 0]  # (2, ...)
     inner = raw[2 * bins :]
     end = torch.full_like(inner[:1], UNIT_SLOPE)
