@@ -5,6 +5,7 @@ A head turns parameters `(*S, B, P, D)` into a normalised distribution over x `(
 independent given the parameters, channels of an image among them: the latent couples them. All values are in nats.
 
     GaussianHead                real data      N(x; m, s^2)
+    FullGaussianHead            few dimensions N(x; m, L L^T), L lower triangular: the one head that couples dimensions
     BernoulliHead               two levels     x log p + (1 - x) log(1 - p)
     LogisticMixtureHead         more levels    sum_c w_c [F((x + 1/2 - m_c)/s_c) - F((x - 1/2 - m_c)/s_c)], F logistic
     CategoricalMixtureHead      more levels    sum_c w_c T_c(x), tables T shared by all dimensions and learned
@@ -23,7 +24,14 @@ from torch.nn.functional import logsigmoid
 from genzoo.errors import CapabilityError
 from genzoo.spec import DataSpec
 
-HeadName = Literal["auto", "gaussian", "bernoulli", "logistics", "categoricals"]
+HeadName = Literal["auto", "gaussian", "full_gaussian", "bernoulli", "logistics", "categoricals"]
+
+FULL_DIMS = 8
+"""Most dimensions of a FullGaussianHead."""
+
+LARGEST = 10.0
+"""Largest entry of its L below the diagonal, ten scales of the data: eps grows by L_ij / L_ii a dimension, and its
+square must stay finite in float32."""
 
 
 class Head(nn.Module, ABC):
@@ -111,6 +119,61 @@ class GaussianHead(Head):
 
     def marginal_parameters(self, x: Tensor) -> Tensor:
         """The mean of each dimension; the scale stays at its start, on purpose: see the class."""
+        params = x.new_zeros(self.parameters_per_dim, self.spec.dims)
+        params[0] = x.flatten(1).mean(0)
+        return params
+
+
+class FullGaussianHead(Head):
+    """Gaussian with a covariance of its own at every z: x = m + L eps, for data whose scale is about 1.
+
+    An elongated Gaussian lies along a curve, where one of a shared scale is as wide as the curve is sharp. P = 1 + D:
+    m, then the rows of L: entry `[1 + j, i]` is L_ij for j < i, log L_ii (shifted by log `initial`) for j = i, and
+    unused for j > i. Dimension i of `log_prob_per_dim` is log p(x_i given x_<i).
+
+    Args:
+        initial, floor: as in GaussianHead; the floor is of L_ii, the scale of x_i given x_<i.
+
+    Raises:
+        CapabilityError: more than 8 dimensions, where P D is no longer small.
+    """
+
+    def __init__(self, spec: DataSpec, initial: float = 0.15, floor: float = 1e-3) -> None:
+        super().__init__(spec)
+        if spec.dims > FULL_DIMS:
+            raise CapabilityError(f"expected at most {FULL_DIMS} dimensions for FullGaussianHead; got {spec.dims}")
+        self.parameters_per_dim = 1 + spec.dims
+        self.initial, self.floor = math.log(initial), math.log(floor)
+
+    def _log_diagonal(self, params: Tensor) -> Tensor:
+        diagonal = params[..., 1:, :].diagonal(dim1=-2, dim2=-1)
+        return (diagonal + self.initial).clamp(self.floor, -self.floor)
+
+    def log_prob_per_dim(self, params: Tensor, x: Tensor) -> Tensor:
+        """See Head."""
+        log_diagonal = self._log_diagonal(params)
+        inverse, centred = (-log_diagonal).exp(), x - params[..., 0, :]
+        eps: list[Tensor] = []  # forward substitution in L eps = x - m
+        for i in range(self.spec.dims):
+            rest = centred[..., i]
+            for j in range(i):
+                rest = rest - params[..., 1 + j, i].clamp(-LARGEST, LARGEST) * eps[j]
+            eps.append(rest * inverse[..., i])
+        return -0.5 * torch.stack(eps, -1) ** 2 - log_diagonal - 0.5 * math.log(2 * math.pi)
+
+    def sample_per_dim(self, params: Tensor) -> Tensor:
+        """See Head."""
+        log_diagonal = self._log_diagonal(params)
+        eps = torch.randn_like(log_diagonal)
+        lower = params[..., 1:, :].transpose(-1, -2).tril(-1).clamp(-LARGEST, LARGEST)  # (*S, B, D, D)
+        return params[..., 0, :] + log_diagonal.exp() * eps + (lower @ eps[..., None]).squeeze(-1)
+
+    def mean_per_dim(self, params: Tensor) -> Tensor:
+        """See Head."""
+        return params[..., 0, :]
+
+    def marginal_parameters(self, x: Tensor) -> Tensor:
+        """The mean of each dimension, with L at its start: see GaussianHead."""
         params = x.new_zeros(self.parameters_per_dim, self.spec.dims)
         params[0] = x.flatten(1).mean(0)
         return params
@@ -266,12 +329,18 @@ def head_for(spec: DataSpec, name: HeadName = "auto", components: int = 12) -> H
         CapabilityError: a head for another kind of data.
     """
     kind = spec.kind
-    heads = {"real": ("gaussian",), "binary": ("bernoulli",), "discrete": ("categoricals", "logistics")}[kind]
+    heads = {
+        "real": ("gaussian", "full_gaussian"),
+        "binary": ("bernoulli",),
+        "discrete": ("categoricals", "logistics"),
+    }[kind]
     chosen = heads[0] if name == "auto" else name
     if chosen not in heads:
         raise CapabilityError(f"expected head {' or '.join(heads)} for {kind} data; got {name}")
     if chosen == "gaussian":
         return GaussianHead(spec)
+    if chosen == "full_gaussian":
+        return FullGaussianHead(spec)
     if chosen == "bernoulli":
         return BernoulliHead(spec)
     mixture = CategoricalMixtureHead if chosen == "categoricals" else LogisticMixtureHead

@@ -8,18 +8,21 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
 from genzoo.errors import CapabilityError
 from genzoo.heads import (
     BernoulliHead,
     CategoricalMixtureHead,
+    FullGaussianHead,
     GaussianHead,
     Head,
     LogisticMixtureHead,
     head_for,
 )
 from genzoo.spec import DataSpec
+
+PLAIN = DataSpec((3,))
 
 DISCRETE: dict[str, Callable[[], Head]] = {
     "bernoulli": lambda: BernoulliHead(DataSpec((3,), 2)),
@@ -106,6 +109,34 @@ def test_gaussian_and_bernoulli_equal_torch() -> None:
     torch.testing.assert_close(bernoulli.log_prob(params, codes), expected, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dims", [1, 2, 4])
+def test_full_gaussian_equals_torch(dims: int) -> None:
+    # float64, rounding only: forward substitution here, a triangular solve there
+    head = FullGaussianHead(DataSpec((dims,)))
+    params, x = random_params(head, 9, 0.5), torch.randn(9, dims)
+    lower = params[:, 1:].mT.tril(-1) + torch.diag_embed(0.15 * params[:, 1:].diagonal(dim1=1, dim2=2).exp())
+    expected = MultivariateNormal(params[:, 0], scale_tril=lower).log_prob(x.double())
+    torch.testing.assert_close(head.log_prob(params, x), expected, atol=1e-9, rtol=1e-9)
+    wrong = MultivariateNormal(params[:, 0], scale_tril=1.01 * lower).log_prob(x.double())
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(head.log_prob(params, x), wrong, atol=1e-9, rtol=1e-9)
+
+
+def test_full_gaussian_samples_have_its_covariance() -> None:
+    # 400,000 draws know an entry of a covariance C to 1.6e-3 max(C) (sqrt(2/n), four deviations: 0.9 %)
+    head = FullGaussianHead(DataSpec((3,)), initial=1.0)
+    params = random_params(head, 1, 0.4)
+    lower = params[0, 1:].mT.tril(-1) + torch.diag(params[0, 1:].diagonal().exp())
+    covariance = lower @ lower.T
+    torch.manual_seed(3)
+    x = head.sample_per_dim(params.expand(400_000, -1, -1))
+    largest = float(covariance.max())
+    torch.testing.assert_close(x.T.cov(), covariance, atol=0.009 * largest, rtol=0)
+    torch.testing.assert_close(x.mean(0), params[0, 0], atol=0.01 * math.sqrt(largest), rtol=0)
+    with pytest.raises(AssertionError):  # a scale 1 % too wide is 2 % of a variance
+        torch.testing.assert_close((1.01 * x).T.cov(), covariance, atol=0.009 * largest, rtol=0)
+
+
 def test_gaussian_scale_is_shared_and_integrates_to_one() -> None:
     head = GaussianHead(DataSpec((1,)), initial=0.2).double()
     grid = torch.linspace(-3, 3, 6001)[:, None]
@@ -115,9 +146,13 @@ def test_gaussian_scale_is_shared_and_integrates_to_one() -> None:
 
 
 @pytest.mark.parametrize("size", [50.0, 1e4])
-@pytest.mark.parametrize("name", [*DISCRETE, "gaussian"])
+@pytest.mark.parametrize("name", [*DISCRETE, "gaussian", "full_gaussian"])
 def test_values_and_gradients_are_finite_at_extremes(name: str, size: float) -> None:
-    head = GaussianHead(DataSpec((3,)), "output") if name == "gaussian" else DISCRETE[name]()
+    real: dict[str, Callable[[], Head]] = {
+        "gaussian": lambda: GaussianHead(DataSpec((3,)), "output"),
+        "full_gaussian": lambda: FullGaussianHead(PLAIN),
+    }
+    head = (DISCRETE | real)[name]()
     params = random_params(head, 200).sign().float().mul(size).requires_grad_()
     if head.spec.levels is None:
         x = torch.tensor([0.0, -1e3, 1e3]).repeat(200, 1)
@@ -177,7 +212,7 @@ def test_marginal_parameters_give_the_marginals(name: str) -> None:
     head = DISCRETE[name]()
     torch.manual_seed(0)
     x = torch.randint(0, levels(head), (5000, 3), dtype=torch.uint8) * (torch.rand(5000, 3) > 0.8)
-    value = -head.log_prob(head.marginal_parameters(x).expand(5000, -1, -1), x).mean() / 3
+    value = -head.log_prob(head.marginal_parameters(x).expand(5000, -1, -1), x).detach().mean() / 3
     share = torch.bincount(x.flatten().long(), minlength=levels(head)) / x.numel()
     entropy = -(share * share.clamp(min=1e-9).log()).sum()
     assert float(entropy) - 0.01 < float(value) < float(entropy) + 0.3
@@ -200,7 +235,10 @@ def test_factory_picks_by_the_data_and_refuses_the_rest() -> None:
     assert isinstance(head_for(DataSpec((2,), 2)), BernoulliHead)
     assert isinstance(head_for(DataSpec((2,), 256)), CategoricalMixtureHead)
     assert isinstance(head_for(DataSpec((2,), 256), "logistics"), LogisticMixtureHead)
-    with pytest.raises(CapabilityError, match="expected head gaussian for real data; got logistics"):
+    with pytest.raises(CapabilityError, match="expected head gaussian or full_gaussian for real data; got logistics"):
         head_for(DataSpec((2,)), "logistics")
+    assert isinstance(head_for(DataSpec((2,)), "full_gaussian"), FullGaussianHead)
+    with pytest.raises(CapabilityError, match="expected at most 8 dimensions for FullGaussianHead; got 9"):
+        head_for(DataSpec((9,)), "full_gaussian")
     with pytest.raises(CapabilityError, match="expected discrete data for LogisticMixtureHead"):
         LogisticMixtureHead(DataSpec((2,)))
