@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from genzoo_vae.prior import GaussianMixture, StandardNormal
 from genzoo_vae.vae import ELBO, VAE, VAEConfig
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from genzoo.config import Config
 from genzoo.data.splits import TensorSplit
 from genzoo.data.toy.catalogue import DENSITIES
 from genzoo.errors import CapabilityError, ConfigError, InputError
+from genzoo.nn import MLP
 from genzoo.spec import Batch, DataSpec
 
 SPECS = {
@@ -76,14 +78,14 @@ def test_loss_is_the_negative_bound_in_nats(k: int) -> None:
 
 
 def test_warm_up_weights_the_divergence_alone() -> None:
-    model = VAE(DataSpec((2,)), VAEConfig(train_samples=1, kl_warmup=0.5))
+    model = VAE(DataSpec((2,)), VAEConfig(train_samples=1, kl_warmup=0.5, prior="normal"))
     x = torch.randn(50, 2)
 
     def loss(progress: float) -> Tensor:
         torch.manual_seed(3)
         return model.loss(x, progress).detach()
 
-    kl = model.encode(x, None).kl_per_latent().sum(1).detach()
+    kl = model.encode(x, None).kl_from_standard_normal().sum(1).detach()
     torch.testing.assert_close(loss(0.25) - loss(0.0), 0.5 * kl, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(loss(0.5) - loss(0.0), kl, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(loss(1.0), loss(0.5))
@@ -142,12 +144,39 @@ def test_reconstructions() -> None:
 
 
 def test_bad_input_is_named() -> None:
-    with pytest.raises(CapabilityError, match="expected head gaussian for real data"):
+    with pytest.raises(CapabilityError, match="expected head gaussian or full_gaussian for real data"):
         VAE(DataSpec((2,)), VAEConfig(head="bernoulli"))
     with pytest.raises(ConfigError, match="latents"):
         VAEConfig.parse({"latents": 0}, "vae")
     with pytest.raises(ConfigError, match="expected a config of type VAEConfig"):
         VAE(DataSpec((2,)), Config())  # type: ignore[arg-type]
+
+
+def test_the_classic_model_by_config_and_for_images() -> None:
+    classic = VAE(DataSpec((2,)), VAEConfig(prior="normal", train_samples=1, skip=False, head="gaussian"))
+    for model in (classic, VAE(SPECS["binary"]), VAE(SPECS["mnist given labels"]), VAE(DataSpec((9,)))):
+        assert isinstance(model.prior, StandardNormal)
+        assert isinstance(model.encoder, MLP)
+        assert isinstance(model.decoder.net, MLP)
+    assert classic.train_samples == 1
+    few = VAE(DataSpec((2,)))
+    assert isinstance(few.prior, GaussianMixture)
+    assert (few.rows, classic.rows, VAE(SPECS["mnist given labels"]).rows) == (4096, 4096, 512)
+
+
+def test_training_starts_near_the_identity_and_the_mixture_on_examples() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(500, 2)
+    model = VAE(DataSpec((2,)), VAEConfig(prior_components=16))
+    learner = model.learner(model.default_training())
+    learner.start(TensorSplit(x))
+    with torch.no_grad():
+        z = model.encode(x, None).loc
+        assert float((model.head.mean(model.decode(z, None)) - x).square().mean().sqrt()) < 0.5
+        assert isinstance(model.prior, GaussianMixture)
+        assert (
+            float((model.prior.loc[:, None] - z).norm(dim=-1).amin(1).max()) < 1e-5
+        )  # each mean is an encoded example
 
 
 def collapsed(model: VAE, x: Tensor) -> bool:
@@ -157,13 +186,14 @@ def collapsed(model: VAE, x: Tensor) -> bool:
 
 
 def test_posterior_does_not_collapse() -> None:
-    """After 200 steps on 8gaussians (about 2 s): the latent is used, and the bound is far better than a Gaussian's
+    """After 200 steps of the classic model on 8gaussians (about 2 s): the latent is used, and the bound is far
+    better than a Gaussian's
     (1.42 nats from the truth, NUMBERS section 5)."""
     density = DENSITIES["8gaussians"]
     x, test = density.sample(20_000, 0), density.sample(400, 2)
     loc, scale = x.mean(0), x.std(0)
     torch.manual_seed(0)
-    model = VAE(DataSpec((2,)))
+    model = VAE(DataSpec((2,)), VAEConfig(prior="normal", head="gaussian", skip=False))
     learner = model.learner(model.default_training())
     split, generator, steps = TensorSplit((x - loc) / scale), torch.Generator().manual_seed(0), 200
     learner.start(split)

@@ -8,6 +8,8 @@ Term i of the KL is E KL(q(z_i given z_<i, x), N(0, 1)): the chain rule, and for
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -45,12 +47,12 @@ class GaussianPosterior:
             z = z + torch.einsum("bij,kbj->kbi", self.lower, eps)
         return z, eps
 
-    def log_ratio(self, z: Tensor, eps: Tensor) -> Tensor:
-        """log p(z) - log q(z given x), `(k, B)` float64 nats, at a draw. The normalising constants cancel."""
-        squares = (eps.double() ** 2 - z.double() ** 2).sum(-1)
-        return 0.5 * squares + self.log_diagonal.sum(-1, dtype=torch.float64)
+    def log_prob(self, eps: Tensor) -> Tensor:
+        """log q(z given x), `(k, B)` float64 nats, at the draw made of `eps`."""
+        constant = 0.5 * self.loc.shape[1] * math.log(2 * math.pi)
+        return -0.5 * (eps.double() ** 2).sum(-1) - self.log_diagonal.sum(-1, dtype=torch.float64) - constant
 
-    def kl_per_latent(self) -> Tensor:
+    def kl_from_standard_normal(self) -> Tensor:
         """`(B, d)` float64 nats, summing to KL(q(z given x), N(0, I))."""
         log_diagonal = self.log_diagonal.double()
         squares = (2 * log_diagonal).exp() + self.loc.double() ** 2
