@@ -38,8 +38,15 @@ def pooled(expected: Tensor, *others: Tensor) -> list[Tensor]:
     return [torch.cat([values[~rare], values[rare].sum().reshape(1)]) for values in (expected, *others)]
 
 
-def cell_deviations(counts: Tensor, share: Tensor, share_variance: Tensor, systematic: float) -> Tensor:
+def cell_deviations(
+    counts: Tensor, share: Tensor, share_variance: Tensor, systematic: float, *, scaled: bool = False
+) -> Tensor:
     """Standardised deviation of each cell's count from N times its share.
+
+    Counts are multinomial, and their covariance N (diag p - p p') is at most N diag p: with N p as the variance of a
+    count, and independent errors of the shares, the deviations' sum of squares is at most chi-square with one degree a
+    cell, however few and large the cells are. `scaled` fits one factor to all shares, by weighted least squares, for
+    shares that are known up to a constant; a fit can only lower the sum of squares.
 
     Args:
         counts: `(C,)` draws in each cell, N in all.
@@ -48,9 +55,14 @@ def cell_deviations(counts: Tensor, share: Tensor, share_variance: Tensor, syste
         systematic: relative error of the shares that is granted (quadrature), as a standard deviation.
     """
     n = float(counts.sum())
+    if scaled:
+        total = share.sum()
+        share, share_variance = share / total, share_variance / total**2
     expected, counts, variance = pooled(n * share, counts, n * n * share_variance)
-    noise = expected * (1 - expected / n).clamp(min=0) + variance + (systematic * expected).square()
-    return (counts - expected) / noise.clamp(min=1.0).sqrt()
+    noise = (expected + variance + (systematic * expected).square()).clamp(min=1.0)
+    if scaled:
+        expected = expected * (counts * expected / noise).sum() / (expected.square() / noise).sum()
+    return (counts - expected) / noise.sqrt()
 
 
 def paired_z(difference: Tensor, extra_variance: float = 0.0) -> float:
