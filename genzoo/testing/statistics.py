@@ -21,6 +21,25 @@ def integral(lower: Tensor, variance: Tensor | None, weights: Tensor) -> tuple[f
     return float(mass.sum()), error
 
 
+def lower_integral(lower: Tensor, variance: Tensor, weights: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """What the integral of exp(E lower) over each group of nodes is at least, and the variance of that, `(G,)` each.
+
+    W exp(mean of lower over the group) is at most the sum of weights * exp(lower) (Jensen), and the noise of a mean
+    over nodes and draws is small where that of one node is not: the exponential of a node's noise would be too large by
+    far more than half its variance once it is not Gaussian. Half the variance of the group's mean is taken off.
+
+    Args:
+        lower, variance, weights: `(N,)`; group: `(N,)` int64.
+    """
+    size = int(group.max()) + 1
+    empty = torch.zeros(size, dtype=torch.float64)
+    total = empty.index_add(0, group, weights)
+    mean = empty.index_add(0, group, weights * lower) / total
+    spread = empty.index_add(0, group, (weights.square() * variance).nan_to_num(nan=0.0)) / total**2
+    mass = total * (mean - 0.5 * spread).exp()
+    return mass, mass.square() * spread
+
+
 def chi_square_limit(dof: int, alpha: float = ALPHA) -> float:
     """Upper quantile of the chi-square law, by bisection on its survival function."""
     low, high = float(dof), dof + 40 * math.sqrt(2 * dof) + 200

@@ -12,7 +12,7 @@ from genzoo.adapters import Adapted
 from genzoo.interface import GenerativeModel, derive_seed
 from genzoo.likelihood import LogLikelihood
 from genzoo.testing.problems import GaussianMixture, all_states, midpoint_grid
-from genzoo.testing.statistics import Z, cell_deviations, chi_square_limit, integral, paired_z
+from genzoo.testing.statistics import ALPHA, Z, cell_deviations, chi_square_limit, integral, lower_integral, paired_z
 from genzoo.testing.subject import CheckSkipped, Subject, Trained, require
 
 TOLERANCE = 0.012
@@ -25,6 +25,8 @@ CELLS = 12
 """Cells a side, where samples are counted in the plane."""
 TOP, TOP_DRAWS = 60, 256
 """Of a discrete space: states that are cells of their own, and the draws spent on each, since they hold most mass."""
+SIDE = 3
+"""Nodes a side of the squares over which a bound is averaged before it is exponentiated."""
 TERMS = 1e-6
 """Relative rounding granted where terms are summed: they are float64 means over the same draws."""
 
@@ -60,8 +62,8 @@ def bound_mass_is_below_one(subject: Subject, problem: str) -> None:
         raise CheckSkipped(f"an answer of kind {result.kind} is checked two-sided or not at all")
     if result.variance is None:
         raise CheckSkipped("the answer does not know its Monte Carlo variance")
-    # exp of a noisy mean is too large by half its variance on average; taken off, to leave the exponential of the mean
-    total, error = integral(result.lower - 0.5 * result.variance, result.variance, weights)
+    mass, variance = lower_integral(result.lower, result.variance, weights, _groups(subject, trained))
+    total, error = float(mass.sum()), float(variance.sum().sqrt())
     limit = 1 + TOLERANCE + Z * error
     require(total <= limit, f"mass of the bound {total:.4f} +- {error:.4f}; expected at most 1")
 
@@ -174,10 +176,16 @@ def samples_match(subject: Subject, problem: str) -> None:
         cells, drawn = cell_of, cell_of[_node(trained, samples, labels)]
     bound = result.kind == "lower_bound"
     variance_of = torch.zeros_like(result.lower) if result.variance is None else result.variance
-    mass = weights * (result.lower - 0.5 * variance_of if bound else result.lower).exp()
+    if bound:
+        group = _groups(subject, trained)
+        mass, variance_of_mass = lower_integral(result.lower, variance_of, weights, group)
+        cells = torch.empty_like(mass, dtype=torch.int64).scatter(0, group, cells)
+    else:
+        mass = weights * result.lower.exp()
+        variance_of_mass = mass.square() * variance_of
     size = int(max(int(cells.max()), int(drawn.max()))) + 1
     empty = torch.zeros(size, dtype=torch.float64)
-    share, variance = empty.index_add(0, cells, mass), empty.index_add(0, cells, mass.square() * variance_of)
+    share, variance = empty.index_add(0, cells, mass), empty.index_add(0, cells, variance_of_mass)
     counts = torch.bincount(drawn, minlength=size).to(torch.float64)
     systematic = 0.0 if trained.data.spec.levels is not None else TOLERANCE
     z = cell_deviations(counts, share, variance, systematic, scaled=not bound)
@@ -193,9 +201,8 @@ def samples_match(subject: Subject, problem: str) -> None:
 
 
 def _bonferroni(cells: int) -> float:
-    """One-sided normal quantile of 1e-7 / cells, by its asymptote solved for z."""
-    z = torch.special.ndtri(torch.tensor(1 - 1e-7 / cells, dtype=torch.float64))
-    return float(z)
+    """One-sided normal quantile of ALPHA over the number of cells."""
+    return -float(torch.special.ndtri(torch.tensor(ALPHA / cells, dtype=torch.float64)))
 
 
 def _domain(subject: Subject, trained: Trained) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -288,6 +295,21 @@ def _lattice(x: Tensor, points: Tensor) -> Tensor:
     place = ((points - low) / (high - low) * CELLS).floor().to(torch.int64)
     outside = ((place < 0) | (place >= CELLS)).any(1)
     return torch.where(outside, CELLS * CELLS, place[:, 0] * CELLS + place[:, 1])
+
+
+def _groups(subject: Subject, trained: Trained) -> Tensor:
+    """Groups over which a bound is averaged: small squares of nodes, each within a cell; of a discrete space, runs of
+    states that differ in the last two dimensions, but for the frequent ones, which stand alone."""
+    levels = trained.data.spec.levels
+    if levels is None:
+        side = torch.arange(subject.level.grid) // SIDE
+        return (side[:, None] * (int(side[-1]) + 1) + side).flatten()
+    _, weights, _ = _domain(subject, trained)
+    group = torch.arange(len(weights)) // levels**2
+    frequent = _frequent(subject, trained)
+    group[frequent] = int(group[-1]) + 1 + torch.arange(len(frequent))
+    _, compact = torch.unique(group, return_inverse=True)  # a run whose states all stand alone leaves no group
+    return compact
 
 
 def _frequent(subject: Subject, trained: Trained) -> Tensor:
