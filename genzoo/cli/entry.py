@@ -25,6 +25,7 @@ COMMANDS = {
     "score": "log-likelihoods of your own data under a trained model",
     "report": "make the report of one or more runs",
     "data": "fetch, find and verify downloaded data",
+    "new": "write a plugin distribution to start from",
     "check": "whether a model keeps the promises of the interface and its likelihood is right",
     "doctor": "what is installed, and which plugins failed and why",
 }
