@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from genzoo.errors import ConfigError, InputError, UnknownNameError
-from genzoo.interface import GradientModel
+from genzoo.interface import GradientModel, derive_seed
 from genzoo.spec import Batch
 from genzoo.state import copied, flatten
 from genzoo.testing.statistics import Z, paired_z
@@ -167,14 +167,16 @@ def learner_resumes(subject: Subject, problem: str) -> None:
 def training_helps(subject: Subject, problem: str) -> None:
     """Training improves the bound on held-out points."""
     trained = subject.trained(problem)
-    x, y = _batch(trained, 1000)
-    k = subject.level.num_samples
+    x, y = _batch(trained, 500)
+    k = min(8, subject.level.num_samples)
     before = trained.untrained.log_likelihood(x, k, 0, y).lower
     after = trained.model.log_likelihood(x, k, 0, y).lower
     require(bool(after.isfinite().all()), f"{int((~after.isfinite()).sum())} values are not finite after training")
     if bool(before.isfinite().all()):
         gain = after - before
-        z = paired_z(gain)
+        # an untrained bound may have a few values that are off by hundreds of nats, which say nothing of training
+        low, high = gain.quantile(torch.tensor([0.05, 0.95], dtype=gain.dtype))
+        z = paired_z(gain.clamp(float(low), float(high)))
         require(z > Z, f"training changes the bound by {float(gain.mean()):.4f} nats (z = {z:.1f}): expected a gain")
 
 
@@ -187,9 +189,11 @@ def loss_is_a_bound(subject: Subject, problem: str) -> None:
     x, y = _batch(trained, 1000)
     raw.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(derive_seed("loss", subject.seed))
         loss = torch.stack([raw.loss(x, 1.0, y).to(torch.float64) for _ in range(8)]).mean(0)
-    bound = raw.log_likelihood(x, 64, 0, y)
+    # an importance bound is tighter with more draws, and a loss may have many; the mean of any other has no such gain
+    draws = 64 if raw.log_likelihood(x[:2], 2, 0, None if y is None else y[:2]).kind == "weights" else 8
+    bound = raw.log_likelihood(x, draws, derive_seed("bound", subject.seed), y)
     z = paired_z(-loss - bound.lower)
     require(z < Z, f"-loss beats the bound by {float((-loss - bound.lower).mean()):.4f} nats (z = {z:.1f})")
 

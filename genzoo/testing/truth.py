@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,7 +24,10 @@ REACH = 4.5
 CELLS = 12
 """Cells a side, where samples are counted in the plane."""
 TOP, TOP_DRAWS = 60, 256
-"""Of a discrete space: states that are cells of their own, and the draws spent on each, since they hold most mass."""
+"""Of a discrete space: states that are cells of their own, and the draws spent on each, since they hold most mass. The
+rest fall into cells by the sum of their codes."""
+BOUND_TOP, BOUND_DRAWS = 200, 64
+"""Of a discrete space: the states at which a bound is asked, and the draws spent on each."""
 SIDE = 3
 """Nodes a side of the squares over which a bound is averaged before it is exponentiated."""
 TERMS = 1e-6
@@ -38,19 +41,13 @@ def mass_is_one(subject: Subject, problem: str) -> None:
     result, weights = _everywhere(subject, trained)
     if result.kind not in ("exact", "weights"):
         raise CheckSkipped(f"an answer of kind {result.kind} is not exponentiated draw by draw")
-    granted = TOLERANCE if trained.data.spec.levels is None else ROUNDING
-    labels = trained.model.spec.classes is not None
-    for label in range(2 if labels else 1):
-        part = slice(label * len(weights) // 2, (label + 1) * len(weights) // 2) if labels else slice(None)
-        variance = None if result.variance is None else result.variance[part]
-        total, error = integral(result.lower[part], variance, weights[part] * (2 if labels else 1))
-        share, share_error = _share_inside(subject, trained.model, label)
-        limit = granted + Z * math.hypot(error, share_error)
-        expected = "1" if share == 1.0 else f"{share:.4f} (the share of inner draws inside)"
+    for label, mass in enumerate(_masses(subject, trained, result, weights)):
+        given = f" given label {label}" if trained.model.spec.classes is not None else ""
+        expected = "1" if mass.share == 1.0 else f"{mass.share:.4f} (the share of inner draws inside)"
         require(
-            abs(total - share) <= limit,
-            f"total mass {total:.4f} +- {error:.4f}{f' given label {label}' if labels else ''}; expected {expected} "
-            f"within {limit:.4f}: off by {math.log(max(total, 1e-300) / share):+.3f} nats",
+            mass.right,
+            f"total mass {mass.total:.4f} +- {mass.error:.4f}{given}; expected {expected} within {mass.limit:.4f}: off "
+            f"by {math.log(max(mass.total, 1e-300) / mass.share):+.3f} nats",
         )
 
 
@@ -62,7 +59,7 @@ def bound_mass_is_below_one(subject: Subject, problem: str) -> None:
         raise CheckSkipped(f"an answer of kind {result.kind} is checked two-sided or not at all")
     if result.variance is None:
         raise CheckSkipped("the answer does not know its Monte Carlo variance")
-    mass, variance = lower_integral(result.lower, result.variance, weights, _groups(subject, trained))
+    mass, variance = lower_integral(result.lower, result.variance, weights, _groups(subject, trained, len(weights)))
     total, error = float(mass.sum()), float(variance.sum().sqrt())
     limit = 1 + TOLERANCE + Z * error
     require(total <= limit, f"mass of the bound {total:.4f} +- {error:.4f}; expected at most 1")
@@ -123,7 +120,8 @@ def estimators_agree(subject: Subject, problem: str) -> None:
     for name, make in trained.model.estimators().items():
         estimator = make()
         estimator.start(trained.data.valid, subject.seed)
-        draws = [estimator.log_likelihood(x, 1, 50 + seed, condition) for seed in range(16)]
+        seeds = [derive_seed("agree", subject.seed, name, repeat) for repeat in range(16)]
+        draws = [estimator.log_likelihood(x, 1, seed, condition) for seed in seeds]
         lower = torch.stack([draw.lower for draw in draws])
         means[name] = (draws[0].kind, lower)
     bounds = {name: lower for name, (kind, lower) in means.items() if kind in ("weights", "lower_bound")}
@@ -147,10 +145,11 @@ def draws_tighten(subject: Subject, problem: str) -> None:
     trained = subject.trained(problem)
     x, y = trained.data.test.batch(torch.arange(1000), torch.Generator())
     condition = y if trained.model.spec.classes is not None else None
-    many = trained.model.log_likelihood(x, 64, 100, condition)
+    seeds = [derive_seed("tighten", subject.seed, repeat) for repeat in range(9)]
+    many = trained.model.log_likelihood(x, 64, seeds.pop(), condition)
     if many.kind != "weights":
         raise CheckSkipped(f"the answer is of kind {many.kind}")
-    few = torch.stack([trained.model.log_likelihood(x, 1, s, condition).lower for s in range(8)])
+    few = torch.stack([trained.model.log_likelihood(x, 1, seed, condition).lower for seed in seeds])
     gain = many.lower - (few.logsumexp(0) - math.log(len(few)))
     z = paired_z(gain)
     require(z > -Z, f"64 draws give {float(gain.mean()):+.4f} nats over 8 draws' mean weight (z = {z:.1f})")
@@ -165,19 +164,21 @@ def samples_match(subject: Subject, problem: str) -> None:
         raise CheckSkipped(f"an answer of kind {result.kind} says nothing of cells")
     if result.kind == "lower_bound" and result.variance is None:
         raise CheckSkipped("the answer does not know its Monte Carlo variance")
+    if result.kind != "lower_bound" and not all(mass.right for mass in _masses(subject, trained, result, weights)):
+        raise CheckSkipped("the likelihood does not sum to one: mend mass_is_one first")
     samples, labels = _inner_samples(subject, trained, "samples")
     if trained.data.spec.levels is None:
         x, _, _ = _domain(subject, trained)
         cells, drawn = _lattice(x, x), _lattice(x, samples)
     else:
-        frequent = _frequent(subject, trained)
-        cell_of = torch.full((len(weights),), TOP, dtype=torch.int64)
+        cell_of = TOP + _domain(subject, trained)[0].flatten(1).sum(1, dtype=torch.int64)
+        frequent = _frequent(subject, trained, TOP)
         cell_of[frequent] = torch.arange(len(frequent))
         cells, drawn = cell_of, cell_of[_node(trained, samples, labels)]
     bound = result.kind == "lower_bound"
     variance_of = torch.zeros_like(result.lower) if result.variance is None else result.variance
     if bound:
-        group = _groups(subject, trained)
+        group = _groups(subject, trained, len(weights))
         mass, variance_of_mass = lower_integral(result.lower, variance_of, weights, group)
         cells = torch.empty_like(mass, dtype=torch.int64).scatter(0, group, cells)
     else:
@@ -223,18 +224,63 @@ def _domain(subject: Subject, trained: Trained) -> tuple[Tensor, Tensor, Tensor 
 
 
 def _everywhere(subject: Subject, trained: Trained) -> tuple[LogLikelihood, Tensor]:
-    """The answer at every node, and the nodes' weights. States that are frequent among samples get more draws where
-    there are draws: chosen without looking at the answer, so that it stays unbiased."""
+    """The answer at every node, and the nodes' weights.
+
+    States that are frequent among samples get more draws where there are draws: chosen without looking at the answer,
+    so that it stays unbiased. A bound is asked about them only and is -inf elsewhere: its checks are one-sided, and
+    hold for any part of the space.
+    """
     x, weights, condition = _domain(subject, trained)
-    result = subject.answer(trained, x, subject.effort(len(x)), "everywhere", condition)
-    if trained.data.spec.levels is None or result.kind not in ("weights", "lower_bound") or result.variance is None:
-        return result, weights
-    own = torch.zeros(len(x), dtype=torch.bool)
-    own[_frequent(subject, trained)] = True
-    refined = subject.answer(trained, x[own], TOP_DRAWS, "top", None if condition is None else condition[own])
-    assert refined.variance is not None
-    lower, variance = result.lower.masked_scatter(own, refined.lower), result.variance.clone()
-    return replace(result, lower=lower, variance=variance.masked_scatter(own, refined.variance)), weights
+
+    def ask(states: Tensor, draws: int, key: str) -> LogLikelihood:
+        return subject.answer(trained, x[states], draws, key, None if condition is None else condition[states])
+
+    every = torch.arange(len(x))
+    kind = ask(every[:2], 2, "kind").kind
+    if trained.data.spec.levels is None or kind not in ("weights", "lower_bound"):
+        return ask(every, subject.effort(len(x)), "everywhere"), weights
+    if kind == "weights":
+        result, often = ask(every, subject.effort(len(x)), "everywhere"), _frequent(subject, trained, TOP)
+        refined = ask(often, TOP_DRAWS, "top")
+    else:
+        nothing = torch.full((len(x),), -math.inf, dtype=torch.float64)
+        often = _frequent(subject, trained, BOUND_TOP)
+        refined = ask(often, BOUND_DRAWS, "top")
+        result = replace(refined, lower=nothing, variance=torch.zeros_like(nothing), terms={}, arrays={})
+    if refined.variance is None or result.variance is None:
+        return replace(result, variance=None), weights
+    lower, variance = result.lower.clone(), result.variance.clone()
+    lower[often], variance[often] = refined.lower, refined.variance
+    return replace(result, lower=lower, variance=variance), weights
+
+
+@dataclass(frozen=True)
+class _Mass:
+    """The mass given one label, what it should be, and what is granted."""
+
+    total: float
+    error: float
+    share: float
+    limit: float
+
+    @property
+    def right(self) -> bool:
+        return abs(self.total - self.share) <= self.limit
+
+
+def _masses(subject: Subject, trained: Trained, result: LogLikelihood, weights: Tensor) -> list[_Mass]:
+    """One for each label, or one in all."""
+    granted = TOLERANCE if trained.data.spec.levels is None else ROUNDING
+    parts = 1 if trained.model.spec.classes is None else 2
+    size = len(weights) // parts
+    masses = []
+    for label in range(parts):
+        part = slice(label * size, (label + 1) * size)
+        variance = None if result.variance is None else result.variance[part]
+        total, error = integral(result.lower[part], variance, parts * weights[part])
+        share, share_error = _share_inside(subject, trained.model, label)
+        masses.append(_Mass(total, error, share, granted + Z * math.hypot(error, share_error)))
+    return masses
 
 
 def _dequantized(model: GenerativeModel) -> Adapted | None:
@@ -297,26 +343,18 @@ def _lattice(x: Tensor, points: Tensor) -> Tensor:
     return torch.where(outside, CELLS * CELLS, place[:, 0] * CELLS + place[:, 1])
 
 
-def _groups(subject: Subject, trained: Trained) -> Tensor:
-    """Groups over which a bound is averaged: small squares of nodes, each within a cell; of a discrete space, runs of
-    states that differ in the last two dimensions, but for the frequent ones, which stand alone."""
-    levels = trained.data.spec.levels
-    if levels is None:
-        side = torch.arange(subject.level.grid) // SIDE
-        return (side[:, None] * (int(side[-1]) + 1) + side).flatten()
-    _, weights, _ = _domain(subject, trained)
-    group = torch.arange(len(weights)) // levels**2
-    frequent = _frequent(subject, trained)
-    group[frequent] = int(group[-1]) + 1 + torch.arange(len(frequent))
-    _, compact = torch.unique(group, return_inverse=True)  # a run whose states all stand alone leaves no group
-    return compact
+def _groups(subject: Subject, trained: Trained, nodes: int) -> Tensor:
+    """Groups over which a bound is averaged: small squares of nodes, each within a cell; single states."""
+    if trained.data.spec.levels is not None:
+        return torch.arange(nodes)
+    side = torch.arange(subject.level.grid) // SIDE
+    return (side[:, None] * (int(side[-1]) + 1) + side).flatten()
 
 
-def _frequent(subject: Subject, trained: Trained) -> Tensor:
-    """Nodes that are most frequent in samples drawn for this alone, TOP of them: cells of their own."""
-    samples, labels = _inner_samples(subject, trained, "pilot")
-    counts = torch.bincount(_node(trained, samples, labels))
-    return counts.topk(min(TOP, len(counts))).indices
+def _frequent(subject: Subject, trained: Trained, most: int) -> Tensor:
+    """Nodes that are most frequent in samples drawn for this alone."""
+    counts = torch.bincount(_node(trained, *_inner_samples(subject, trained, "pilot")))
+    return counts.topk(min(most, int((counts > 0).sum()))).indices
 
 
 def _node(trained: Trained, samples: Tensor, labels: Tensor | None) -> Tensor:

@@ -73,15 +73,15 @@ class LabelsLeftOut(TwinConditional):
         return y[torch.randperm(len(y))]
 
 
-class OneNormaliser(TwinConditional):
-    """The mixture weights are normalised over labels and components at once, up to a constant."""
+class LabelFrequencies(TwinConditional):
+    """Log-frequencies of the labels (against an even split) are left in the conditional: p(x, y), up to a constant."""
 
     caught_by: ClassVar[str] = "mass_is_one[labelled]"
     effect: ClassVar[float] = 0.1
 
     def weights(self, y: Tensor) -> Tensor:
-        tilt = torch.tensor([0.15, -0.15]) if len(self.log_pi) == 2 else torch.zeros(1)
-        return super().weights(y) + tilt[y, None]
+        frequencies = torch.tensor([1.15, 0.85]) if len(self.log_pi) == 2 else torch.ones(1)
+        return super().weights(y) + frequencies[y, None].log()
 
 
 @hookimpl
@@ -89,7 +89,7 @@ def genzoo_models() -> list[ModelCard]:
     names = {
         "twin_conditional": TwinConditional,
         "conditional_labels_left_out": LabelsLeftOut,
-        "conditional_one_normaliser": OneNormaliser,
+        "conditional_label_frequencies": LabelFrequencies,
     }
     return [
         ModelCard(

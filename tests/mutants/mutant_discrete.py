@@ -86,17 +86,6 @@ class AveragedLogits(TwinOrders):
         return super().logits(codes).mean(0, keepdim=True).expand(2, -1, -1, -1)
 
 
-class GeometricMean(TwinOrders):
-    """The mean of the orders' log-probabilities."""
-
-    caught_by: ClassVar[str] = "mass_is_one[binary]"
-    effect: ClassVar[float] = 0.03
-
-    def log_prob(self, codes: Tensor) -> Tensor:
-        log_p = self.probabilities(self.logits(codes))
-        return log_p.gather(-1, codes[None, ..., None].expand(2, -1, -1, 1))[..., 0].sum(-1).mean(0)
-
-
 class LeakyMask(TwinOrders):
     """Each dimension sees itself."""
 
@@ -119,14 +108,14 @@ class LossSign(TwinOrders):
 
 
 class SharpLogits(TwinOrders):
-    """Samples at temperature 0.8."""
+    """Samples at temperature 0.75."""
 
     caught_by: ClassVar[str] = "samples_match[binary]"
     effect: ClassVar[float] = 0.03
     measure: ClassVar[str] = "samples"
 
     def temper(self, logits: Tensor) -> Tensor:
-        return logits / 0.8
+        return logits / 0.75
 
 
 @hookimpl
@@ -134,7 +123,6 @@ def genzoo_models() -> list[ModelCard]:
     names = {
         "twin_orders": TwinOrders,
         "orders_averaged_logits": AveragedLogits,
-        "orders_geometric_mean": GeometricMean,
         "orders_leaky_mask": LeakyMask,
         "orders_loss_sign": LossSign,
         "orders_sharp_logits": SharpLogits,
