@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := passive
 STAMP := $(VENV)/.stamp
 
-.PHONY: bench test test-long ci lint toys mnist tables clean
+.PHONY: bench test test-long ci lint toys mnist tables mutants calibrate checks clean
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,18 @@ toys: $(STAMP)
 	$(BIN)/genzoo bench benchmarks/toys.toml -o benchmarks/results/toys --jobs 1
 mnist: $(STAMP)
 	$(BIN)/genzoo bench benchmarks/mnist-10min.toml -o benchmarks/results/mnist-10min --jobs 1
+
+## mutants: the kit's checks against models that are wrong (three minutes)
+mutants: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutant_matrix.py
+
+## calibrate: false alarms of the kit's checks on correct models (under twenty minutes)
+calibrate: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/calibrate.py
+
+## checks: write CHECKS.md from the kit
+checks: $(STAMP)
+	$(BIN)/python benchmarks/checks_page.py
 
 ## tables: write the README's tables from the committed records
 tables: $(STAMP)

@@ -56,7 +56,9 @@ def alarms(registry: Registry, name: str, seeds: Iterable[int]) -> Calibration:
         first.trained(problem)
     for seed in seeds:
         subject = Subject(registry, name, first.options, first.level, seed)
-        subject._trained = {problem: replace(trained, answers={}) for problem, trained in first._trained.items()}
+        subject._trained = {
+            problem: replace(trained, answers={}, drawn={}) for problem, trained in first._trained.items()
+        }
         for check, problem in kit.planned(subject):
             if check.name not in STATISTICAL:
                 continue

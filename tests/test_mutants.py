@@ -84,3 +84,10 @@ def test_the_suite_is_as_broad_as_it_says() -> None:
     assert all(cls.effect in (0.03, 0.1) for cls in classes)
     catchers = Counter(cls.caught_by.partition("[")[0] for cls in classes)
     assert max(catchers.values()) <= len(MUTANTS) / 2, catchers
+
+
+def test_page_of_checks_is_current() -> None:
+    """`make checks` writes it."""
+    written = (ROOT / "CHECKS.md").read_text()
+    assert module(ROOT / "benchmarks" / "checks_page.py").page() == written
+    assert all(f"### {check.name}\n" in written for check in kit.CHECKS)

@@ -62,6 +62,7 @@ class Trained:
         model: the evaluated model after training.
         learner: the learner, after its last step.
         raw: the model that was trained in place, with its last weights.
+        answers, drawn: what several checks look at: answers and samples (with labels), by name.
     """
 
     data: Dataset
@@ -69,7 +70,8 @@ class Trained:
     model: GenerativeModel
     learner: Learner
     raw: GenerativeModel
-    answers: dict[Any, LogLikelihood] = field(default_factory=dict)
+    answers: dict[str, LogLikelihood] = field(default_factory=dict)
+    drawn: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
 
 class Subject:

@@ -28,6 +28,8 @@ TOP, TOP_DRAWS = 60, 256
 rest fall into cells by the sum of their codes."""
 BOUND_TOP, BOUND_DRAWS = 200, 64
 """Of a discrete space: the states at which a bound is asked, and the draws spent on each."""
+PILOT = 2000
+"""Samples that say which states are frequent."""
 SIDE = 3
 """Nodes a side of the squares over which a bound is averaged before it is exponentiated."""
 TERMS = 1e-6
@@ -166,7 +168,7 @@ def samples_match(subject: Subject, problem: str) -> None:
         raise CheckSkipped("the answer does not know its Monte Carlo variance")
     if result.kind != "lower_bound" and not all(mass.right for mass in _masses(subject, trained, result, weights)):
         raise CheckSkipped("the likelihood does not sum to one: mend mass_is_one first")
-    samples, labels = _inner_samples(subject, trained, "samples")
+    samples, labels = _inner_samples(subject, trained, "samples", subject.level.draws)
     if trained.data.spec.levels is None:
         x, _, _ = _domain(subject, trained)
         cells, drawn = _lattice(x, x), _lattice(x, samples)
@@ -278,7 +280,7 @@ def _masses(subject: Subject, trained: Trained, result: LogLikelihood, weights: 
         part = slice(label * size, (label + 1) * size)
         variance = None if result.variance is None else result.variance[part]
         total, error = integral(result.lower[part], variance, parts * weights[part])
-        share, share_error = _share_inside(subject, trained.model, label)
+        share, share_error = _share_inside(subject, trained, label)
         masses.append(_Mass(total, error, share, granted + Z * math.hypot(error, share_error)))
     return masses
 
@@ -287,13 +289,13 @@ def _dequantized(model: GenerativeModel) -> Adapted | None:
     return model if isinstance(model, Adapted) and model.stochastic else None
 
 
-def _share_inside(subject: Subject, model: GenerativeModel, label: int) -> tuple[float, float]:
+def _share_inside(subject: Subject, trained: Trained, label: int) -> tuple[float, float]:
     """The share of inner draws given `label` that lie in [0, levels), and its standard error; 1 without
     dequantization."""
-    adapted = _dequantized(model)
+    adapted = _dequantized(trained.model)
     if adapted is None:
         return 1.0, 0.0
-    draws, labels = _inner_draws(subject, adapted, "share")
+    draws, labels = _inner_draws(subject, trained, "share", subject.level.draws)
     inside = _inside(adapted, draws)
     if labels is not None:
         inside = inside[labels == label]
@@ -301,10 +303,13 @@ def _share_inside(subject: Subject, model: GenerativeModel, label: int) -> tuple
     return share, math.sqrt(max(share * (1 - share), 1.0 / len(inside)) / len(inside))
 
 
-def _inner_draws(subject: Subject, adapted: Adapted, purpose: str) -> tuple[Tensor, Tensor | None]:
-    n = subject.level.draws
-    labels = _labels(adapted, n)
-    return adapted.inner.sample(n, derive_seed(purpose, subject.seed), labels), labels
+def _inner_draws(subject: Subject, trained: Trained, purpose: str, n: int) -> tuple[Tensor, Tensor | None]:
+    """`n` samples and their labels; of the inner model, behind dequantization. Drawn once for each purpose."""
+    if purpose not in trained.drawn:
+        adapted, labels = _dequantized(trained.model), _labels(trained.model, n)
+        model = trained.model if adapted is None else adapted.inner
+        trained.drawn[purpose] = model.sample(n, derive_seed(purpose, subject.seed), labels), labels
+    return trained.drawn[purpose]
 
 
 def _labels(model: GenerativeModel, n: int) -> Tensor | None:
@@ -320,17 +325,15 @@ def _inside(adapted: Adapted, y: Tensor) -> Tensor:
     return ((y >= 0) & (y < adapted.spec.levels)).flatten(1).all(1)
 
 
-def _inner_samples(subject: Subject, trained: Trained, purpose: str) -> tuple[Tensor, Tensor | None]:
+def _inner_samples(subject: Subject, trained: Trained, purpose: str, n: int) -> tuple[Tensor, Tensor | None]:
     """Samples of the model and their labels; behind dequantization, the inner draws inside the range, which is what
     the mass counts."""
+    y, labels = _inner_draws(subject, trained, purpose, n)
     adapted = _dequantized(trained.model)
-    if adapted is not None:
-        y, labels = _inner_draws(subject, adapted, purpose)
-        inside = _inside(adapted, y)
-        return adapted.to_data(y[inside]), None if labels is None else labels[inside]
-    n = subject.level.draws
-    labels = _labels(trained.model, n)
-    return trained.model.sample(n, derive_seed(purpose, subject.seed), labels), labels
+    if adapted is None:
+        return y, labels
+    inside = _inside(adapted, y)
+    return adapted.to_data(y[inside]), None if labels is None else labels[inside]
 
 
 def _lattice(x: Tensor, points: Tensor) -> Tensor:
@@ -353,7 +356,7 @@ def _groups(subject: Subject, trained: Trained, nodes: int) -> Tensor:
 
 def _frequent(subject: Subject, trained: Trained, most: int) -> Tensor:
     """Nodes that are most frequent in samples drawn for this alone."""
-    counts = torch.bincount(_node(trained, *_inner_samples(subject, trained, "pilot")))
+    counts = torch.bincount(_node(trained, *_inner_samples(subject, trained, "pilot", PILOT)))
     return counts.topk(min(most, int((counts > 0).sum()))).indices
 
 
