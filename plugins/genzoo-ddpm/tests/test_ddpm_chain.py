@@ -9,8 +9,7 @@ import torch
 from genzoo_ddpm.ddpm import DDPM
 from genzoo_ddpm.decoders import LevelsDecoder
 from genzoo_ddpm.schedules import Chain, CosineSchedule, LinearSchedule, LogSNRSchedule, Schedule
-from genzoo_ddpm.variances import FixedLarge, FixedSmall
-from torch import Tensor
+from genzoo_ddpm.variances import Analytic, FixedLarge, FixedSmall
 
 from genzoo.errors import ConfigError
 from genzoo.spec import DataSpec
@@ -85,9 +84,20 @@ def test_every_eta_keeps_the_marginals(eta: float) -> None:
 
 
 def test_fixed_variances_are_their_tables() -> None:
-    chain, step = Chain(LogSNRSchedule(20)), torch.arange(1, 20)
-    torch.testing.assert_close(FixedSmall(chain).log_variance(step, None)[:, 0].exp(), chain.variance[1:])
-    torch.testing.assert_close(FixedLarge(chain).log_variance(step, None)[:, 0].exp(), chain.beta[1:])
+    chain, step, cue = Chain(LogSNRSchedule(20)), torch.arange(1, 20), torch.ones(1)
+    torch.testing.assert_close(FixedSmall(chain, 0.0).log_variance(step, cue)[:, 0].exp(), chain.variance[1:])
+    torch.testing.assert_close(FixedLarge(chain, 0.0).log_variance(step, cue)[:, 0].exp(), chain.beta[1:])
+
+
+def test_analytic_ratio_is_the_bounds_optimum() -> None:
+    """Errors drawn as err^2 = 0.6 u z^2 give r = 0.6 within 4 sqrt(2 / n): n = 40,000; and r minimises the bound."""
+    chain = Chain(LogSNRSchedule(6))
+    step = torch.arange(1, 6).repeat_interleave(40_000)
+    u = torch.rand(len(step), 1, dtype=torch.float64) * chain.log_snr[step, None].neg().exp()
+    variance = Analytic(chain, 1.0)
+    variance.fit(chain, step, [(0.6 * u * torch.randn_like(u).square(), u)])
+    assert variance.ratio[1:].tolist() == pytest.approx([0.6] * 5, abs=0.6 * 4 * math.sqrt(2 * 9 / 5 / 40_000))
+    assert float((variance.ratio[1:] * 1.1 - 0.6).abs().min()) > 0.03
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -111,21 +121,3 @@ def test_levels_decoder_costs_nothing_at_its_end_point() -> None:
     z = model.decoder.encode(torch.randint(0, 256, (200, 784)).to(torch.uint8))
     bits = -model._decoder_draw(z).mean() / 784 / math.log(2)
     assert 0 < float(bits) < 0.004
-
-
-def test_refined_noise_is_the_posterior_mean_over_levels() -> None:
-    """Against the sum over all levels, flat prior: float32 and the three-level window leave 1e-3 of the spacing."""
-    model = DDPM(DataSpec((1,), levels=17))
-    decoder = model.decoder
-    signal, noise = torch.tensor([[0.99]]), torch.tensor([[0.04]])
-    x = torch.linspace(-1, 1, 101)[:, None] * signal
-
-    def exact(spread: float) -> Tensor:
-        values = decoder.encode(torch.arange(17))
-        weights = (-0.5 * ((x / signal - values) / spread) ** 2).softmax(-1)
-        return (weights * values).sum(-1, keepdim=True)
-
-    refined = (x - noise * decoder.refine(torch.zeros_like(x), x, signal, noise)) / signal
-    spread = float(noise / signal)
-    assert float((refined - exact(spread)).abs().max()) < 1e-3 * 0.125
-    assert float((refined - exact(spread * 1.01)).abs().max()) > 1e-3 * 0.125

@@ -44,12 +44,12 @@ class Allocation(nn.Module):
         self.register_buffer("probability", probability / probability.sum())
 
     def fit(self, values: Tensor, excess: Tensor, dims: int) -> None:
-        """Fit to a pilot: h_t `(T, n)` and |eps|^2 - D `(T, n)`, whose variance is 2 D; rows before `first` unused."""
-        self.baseline.copy_(values.mean(1))
-        self.slope.copy_((values * excess).mean(1) / (2 * dims))
-        self.baseline[: self.first] = self.slope[: self.first] = 0
-        square = self.residual(values, excess, torch.arange(len(values), device=values.device)[:, None]).square()
-        square = _smooth(square.mean(1)[self.first :])
+        """Fit to a pilot from `first` on: h_t `(T - first, n)` and |eps|^2 - D, whose variance is 2 D."""
+        n = values.shape[1]
+        self.baseline[self.first :] = smooth(values.mean(1), n)
+        self.slope[self.first :] = smooth((values * excess).mean(1) / (2 * dims), n)
+        step = torch.arange(self.first, len(self.baseline), device=values.device)[:, None]
+        square = smooth(self.residual(values, excess, step).square().mean(1), min(n, 8))
         share = square.sqrt() / square.sqrt().sum().clamp(min=torch.finfo(torch.float64).tiny)
         even = 1 / len(share)
         share = (1 - UNIFORM_SHARE) * share + UNIFORM_SHARE * even
@@ -94,8 +94,8 @@ def stratified_variance(weighted: Tensor) -> Tensor | None:
     return (spread * size).sum(0) / k**2
 
 
-def _smooth(x: Tensor, width: int = 5) -> Tensor:
-    """Running mean `(T,)`: neighbouring steps hardly differ, and a pilot of few examples is noisy."""
-    width = min(width, len(x) - (len(x) + 1) % 2)
+def smooth(x: Tensor, n: int) -> Tensor:
+    """Running mean of means `x (T,)` of `n` examples over about 16 examples: neighbouring steps hardly differ."""
+    width = min(2 * (16 // n // 2) + 1, len(x) - (len(x) + 1) % 2)
     padded = nn.functional.pad(x[None, None], (width // 2, width // 2), mode="replicate")
     return nn.functional.avg_pool1d(padded, width, stride=1)[0, 0]

@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from genzoo_ddpm.schedules import Chain
 
-SNAP = 0.5
-"""Noise over spacing below which levels show: at 0.5 the comb of levels moves a posterior mean by under 1 %."""
-
 ROWS = 1 << 24
 """Level scores computed at once (64 MiB in float32)."""
 
@@ -47,10 +44,6 @@ class Decoder(nn.Module, ABC):
 
     def fit(self, mean_square: Tensor) -> None:
         """Set v_1 from `mean_square ()`, the error of x0_hat at t = 1, where that is what it should be."""
-
-    def refine(self, eps: Tensor, x: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
-        """Use what is known of the values of x_0 on eps_hat `(R, D)` at x_t `(R, D)`, a_t and s_t `(R, 1)`."""
-        return eps
 
 
 class GaussianDecoder(Decoder):
@@ -96,23 +89,6 @@ class LevelsDecoder(Decoder):
     def decode(self, x: Tensor) -> Tensor:
         """See Decoder."""
         return (x + 1) * ((self.levels - 1) / 2)
-
-    def refine(self, eps: Tensor, x: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
-        """See Decoder: x0_hat becomes its mean over the three nearest levels under N(x0_hat, s_t^2 / a_t^2).
-
-        Where the noise is below the spacing of levels only few of them are plausible, which a network of x_t would have
-        to learn level by level (VDM feeds it sines of x_t). Rows with more noise than `SNAP` spacings stay.
-        """
-        spread = noise / signal  # (R, 1)
-        spacing = 2 / (self.levels - 1)
-        denoised = (x - noise * eps) / signal
-        near = ((denoised + 1) / spacing).round()
-        codes = torch.stack([near - 1, near, near + 1])  # (3, R, D)
-        values = codes * spacing - 1
-        scores = -0.5 * ((values - denoised) / spread).square()
-        scores = scores.masked_fill((codes < 0) | (codes > self.levels - 1), -1e9)
-        snapped = (scores.softmax(0) * values).sum(0)
-        return torch.where(spread < SNAP * spacing, (x - signal * snapped) / noise, eps)
 
     def log_probs(self, mean: Tensor) -> Tensor:
         """Log-probabilities `(*, levels)` in nats around `mean = x_1 / a_1`, `(*,)`."""

@@ -1,11 +1,11 @@
 """Denoising diffusion with T steps (Ho et al. 2020, arXiv:2006.11239) and its full variational bound.
 
-Notation and chain as in schedules.py: x_t = a_t x_0 + s_t eps; the network gives eps_hat(x_t, t), and with it
-x0_hat = (x_t - s_t eps_hat) / a_t. The model is p(x_T) = N(a_T m, a_T^2 diag C + s_T^2), m and C the data's mean and
+Notation and chain as in schedules.py: x_t = a_t x_0 + s_t eps; x0_hat(x_t, t) is a denoiser in closed form plus what
+the network adds (networks.py). The model is p(x_T) = N(a_T m, a_T^2 diag C + s_T^2), m and C the data's mean and
 covariance, then p(x_{t-1} given x_t) = N(A_t x_t + C_t x0_hat, v_t) down to t = 2, then a decoder p(x_0 given x_1):
 
     -log p(x_0) <= KL(q(x_T given x_0), p(x_T)) + sum_{t=2}^T E KL_t - E log p(x_0 given x_1)
-    KL_t = 1/2 sum_i [log v_t / b_t + b_t / v_t - 1 + (C_t s_t / a_t)^2 (eps - eps_hat)_i^2 / v_t]
+    KL_t = 1/2 sum_i [log v_t / b_t + b_t / v_t - 1 + C_t^2 (x_0 - x0_hat)_i^2 / v_t],  v_t of dimension i
 
 Steps are held at index t - 1. Index 0 is the decoder: it is one of the steps that the estimate draws where it needs the
 network (real data), and is evaluated once or twice an example where it does not (codes).
@@ -32,12 +32,19 @@ from genzoo_ddpm.estimators import BoundEstimator
 from genzoo_ddpm.networks import GaussianDenoiser, VectorNetwork
 from genzoo_ddpm.objectives import OBJECTIVES
 from genzoo_ddpm.options import DiffusionConfig, schedule_of
+from genzoo_ddpm.pixels import PixelDenoiser
 from genzoo_ddpm.schedules import Chain, column
 from genzoo_ddpm.unet import PatchUNet
 from genzoo_ddpm.variances import VARIANCES
 
-FIT_EXAMPLES = 20_000
-"""Training examples behind the mean and covariance of the Gaussian part."""
+FIT_EXAMPLES = 50_000
+"""Training examples behind the denoiser in closed form, at most."""
+
+PILOT_ROWS, PILOT_IMAGES = 1 << 15, 1 << 10
+"""Pairs of example and step that fit variances and allocation, two network calls each: some seconds on one core."""
+
+PILOT_NUMBERS = 1 << 23
+"""Most numbers in one of the pilot's arrays."""
 
 
 class Diffusion(GradientModel):
@@ -57,16 +64,18 @@ class Diffusion(GradientModel):
             else LevelsDecoder(self.chain, c.decoder_variance, levels)
         )
         self.first = 0 if self.decoder.uses_network else 1
-        self.variance = VARIANCES[c.variance](self.chain)
+        self.denoiser: GaussianDenoiser | PixelDenoiser = (
+            GaussianDenoiser(spec.dims) if levels is None else PixelDenoiser(spec.dims, levels)
+        )
+        self.variance = VARIANCES[c.variance](self.chain, self.denoiser.prior_ratio)
         self.objective = OBJECTIVES[c.objective]()
         self.allocation = Allocation(c.steps, self.first)
-        self.gaussian = GaussianDenoiser(spec.dims)
-        outputs, classes = 1 + self.variance.outputs, condition_width(spec)
+        sides, outputs, classes = self.denoiser.sides, 1 + self.variance.outputs, condition_width(spec)
         shape = spec.event_shape
         self.network: PatchUNet | VectorNetwork = (
-            PatchUNet((shape[0], shape[1], shape[2]), outputs, classes, c.width or 48)
+            PatchUNet((shape[0], shape[1], shape[2]), sides, outputs, classes, c.width or 48)
             if len(shape) == 3
-            else VectorNetwork(spec.dims, outputs * spec.dims, classes, c.width or 128, c.blocks)
+            else VectorNetwork(spec.dims, sides, outputs * spec.dims, classes, c.width or 128, c.blocks)
         )
 
     @property
@@ -81,51 +90,56 @@ class Diffusion(GradientModel):
         return self.objective.in_nats
 
     def default_training(self) -> TrainSettings:
-        """Measured on the toys and on MNIST, see the README."""
+        """Found on the toys and on MNIST in short trainings; not a search."""
         if len(self.spec.event_shape) == 3:
             return TrainSettings(learning_rate=2e-3, batch_size=64, betas=(0.9, 0.99), clip=None, ema=0.999)
         return TrainSettings(learning_rate=2e-3, batch_size=512, betas=(0.9, 0.99), clip=None, ema=0.999)
 
     # the network
 
-    def _predict(self, x: Tensor, step: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
-        """eps_hat `(R, D)` at x_t, and the network's output for a learned variance."""
-        signal, noise = column(self.chain.signal, step, x), column(self.chain.noise, step, x)
-        output = self.network(x, self.chain.log_snr[step].to(x.dtype), condition)
+    def _predict(self, x: Tensor, step: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """x0_hat `(R, D)` at x_t, and what the variance is made from (`Variance.log_variance`)."""
+        denoised = self.denoiser(x, column(self.chain.signal, step, x), column(self.chain.noise, step, x))
+        output = self.network(x, denoised.side, self.chain.log_snr[step].to(x.dtype), condition)
         mean, *rest = output.chunk(1 + self.variance.outputs, dim=1)
-        eps = self.gaussian(x, signal, noise) + signal * mean
-        return self.decoder.refine(eps, x, signal, noise), rest[0] if rest else None
+        return denoised.mean + denoised.scale * mean, rest[0] if rest else denoised.variance
 
-    def _log_variance(self, step: Tensor, output: Tensor | None) -> Tensor:
+    def _log_variance(self, step: Tensor, cue: Tensor) -> Tensor:
         """log v_t of the reverse step, of the decoder at index 0: `(R, 1 or D)` float64."""
         first = (step == 0)[:, None]
-        return torch.where(first, self.decoder.log_variance, self.variance.log_variance(step, output).double())
+        return torch.where(first, self.decoder.log_variance, self.variance.log_variance(step, cue).double())
 
     def _nats(self, step: Tensor, square: Tensor, log_variance: Tensor) -> Tensor:
-        """The bound's term `(R,)` float64 at each step: KL_t, or -log p(x_0 given x_1) at index 0 of real data."""
+        """The bound's term `(R,)` float64 at each step: KL_t, or -log p(x_0 given x_1) at index 0 of real data.
+
+        `square (R, D)` holds (x_0 - x0_hat)^2.
+        """
         chain, first = self.chain, (step == 0)[:, None]
-        weight = (chain.pull * chain.noise / chain.signal).square()[step][:, None]
-        posterior = chain.variance[step][:, None]
-        share = posterior / log_variance.exp()
-        fixed = (share - 1 - posterior.masked_fill(first, 1.0).log()).masked_fill(first, math.log(2 * math.pi))
-        return 0.5 * (log_variance + fixed + weight * square / log_variance.exp()).sum(1)
+        precision, posterior = (-log_variance).exp(), chain.variance[step][:, None]
+        fixed = (posterior * precision - 1 - posterior.masked_fill(first, 1.0).log()).masked_fill(
+            first, math.log(2 * math.pi)
+        )
+        fit = chain.pull.square()[step][:, None] * square * precision
+        return 0.5 * (log_variance + fixed + fit).expand_as(square).sum(1)
 
-    def _terms(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """|eps - eps_hat|^2 and the bound's term, both `(R,)` float64, in batches of the network's size."""
-        squares, nats = [], []
-        for x_, step_, eps_, condition_ in zip(
-            *(torch.split(part, self.network.rows) for part in (x, step, eps, condition)), strict=True
-        ):
-            mean, output = self._predict(self.chain.noised(x_, step_, eps_), step_, condition_)
-            square = (eps_ - mean).double().square()
-            squares.append(square.sum(1))
-            nats.append(self._nats(step_, square, self._log_variance(step_, output)))
-        return torch.cat(squares), torch.cat(nats)
+    def _errors(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_0 - x0_hat)^2 `(R, D)` and the variance's cue, in batches of the network's size."""
+        squares, cues = [], []
+        for rows in torch.split(torch.arange(len(x), device=x.device), self.network.rows):
+            noised = self.chain.noised(x[rows], step[rows], eps[rows])
+            mean, cue = self._predict(noised, step[rows], condition[rows])
+            squares.append((x[rows] - mean).square())
+            cues.append(cue)
+        return torch.cat(squares), torch.cat(cues)
 
-    def _mirrored(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+    def _terms(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> Tensor:
+        """The bound's term `(R,)` float64."""
+        square, cue = self._errors(x, step, eps, condition)
+        return self._nats(step, square.double(), self._log_variance(step, cue))
+
+    def _mirrored(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> Tensor:
         """`_terms` averaged over eps and -eps: what is odd in the noise cancels, at the cost of a second call."""
-        both = [self._terms(x, step, sign * eps, condition) for sign in (1, -1)]
-        return (both[0][0] + both[1][0]) / 2, (both[0][1] + both[1][1]) / 2
+        return (self._terms(x, step, eps, condition) + self._terms(x, step, -eps, condition)) / 2
 
     # training
 
@@ -133,13 +147,14 @@ class Diffusion(GradientModel):
         z, labels = self._encoded(x, condition)
         step = self.objective.draw(len(z), self.first, len(self.chain), z.device)
         eps = torch.randn_like(z)
-        mean, output = self._predict(self.chain.noised(z, step, eps), step, labels)
-        log_variance = self._log_variance(step, output)
+        square, cue = self._errors(z, step, eps, labels)
+        log_variance = self._log_variance(step, cue)
         # The decoder's constant would be the loudest term of the loss when index 0 is drawn; it is added exactly.
         constant = self._decoder_constant()
         offset = torch.where(step == 0, constant, 0.0)
         loss = self.objective.loss(
-            (eps - mean).square(),
+            square,
+            self.chain.log_snr[step].exp().to(z.dtype)[:, None],
             lambda square: self._nats(step, square.double(), log_variance) - offset,
             len(self.chain) - self.first,
         )
@@ -171,46 +186,34 @@ class Diffusion(GradientModel):
         return z, condition_features(self.spec, condition, len(z), z)
 
     def _initialise(self, train: Split) -> None:
-        self.gaussian.fit(self._encoded(*_subset(train, FIT_EXAMPLES, self.device))[0])
+        self.denoiser.fit(self._encoded(*_subset(train, FIT_EXAMPLES, self.device))[0])
 
     def _calibrate(self, train: Split, valid: Split) -> None:
+        """Fit variances and allocation to a pilot: a few examples at every step, each with a noise and its mirror."""
+        most = PILOT_ROWS if self.network.rows > 1000 else PILOT_IMAGES
+        count = len(self.chain) - self.first
+        n = max(1, min(most, PILOT_NUMBERS // self.spec.dims) // count)
         # Training data: validation data then speak of what was chosen without them.
-        rows = 1 << (16 if self.network.rows > 1000 else 11)
-        z, labels = self._encoded(*_subset(train, max(8, rows // len(self.chain)), self.device))
-        square, values, excess = self._pilot(z, labels)
-        scale = (self.chain.noise / self.chain.signal).square()  # (x_0 - x0_hat)^2 = (s / a)^2 (eps - eps_hat)^2
-        mean_square = scale * square.mean(1) / self.spec.dims
-        self.variance.fit(self.chain, mean_square)
-        self.decoder.fit(mean_square[0])
-        # Variances that do not look at x changed by the fit, and so did the terms: both depend on |eps - eps_hat|^2.
-        for t in range(self.first, 1 if self.variance.outputs else len(self.chain)):
-            step = torch.full((len(z),), t, device=z.device)
-            per_dimension = square[t][:, None] / self.spec.dims
-            log_variance = self._log_variance(step, torch.zeros_like(per_dimension))  # index 0 if it looks at x
-            values[t] = self.spec.dims * self._nats(step, per_dimension, log_variance)
-        self.allocation.fit(values, excess, self.spec.dims)
-
-    def _pilot(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """|eps - eps_hat|^2, the bound's term and |eps|^2 - D, each `(T, n)`, for every step; 0 before `first`.
-
-        Means over a noise and its mirror image, as the estimate uses them.
-        """
-        steps, n = len(self.chain), len(z)
-        square, values, excess = (torch.zeros(steps, n, dtype=torch.float64, device=z.device) for _ in range(3))
-        for t in range(self.first, steps):
-            eps = torch.randn_like(z)
-            step = torch.full((n,), t, device=z.device)
-            square[t], values[t] = self._mirrored(z, step, eps, labels)
-            excess[t] = eps.double().square().sum(1) - self.spec.dims
-        return square, values, excess
+        z, labels = self._encoded(*_subset(train, most, self.device))
+        rows = torch.randint(len(z), (count * n,), device=z.device)
+        z, labels, eps = z[rows], labels[rows], torch.randn(count * n, self.spec.dims, dtype=z.dtype, device=z.device)
+        step = torch.arange(self.first, len(self.chain), device=z.device).repeat_interleave(n)
+        both = [self._errors(z, step, sign * eps, labels) for sign in (1, -1)]
+        self.decoder.fit((both[0][0][step == 0].double().mean() + both[1][0][step == 0].double().mean()) / 2)
+        self.variance.fit(self.chain, step, [(square.double(), cue.double()) for square, cue in both])
+        # every noise's term with the variances just fitted
+        nats = [self._nats(step, square.double(), self._log_variance(step, cue)) for square, cue in both]
+        values = (nats[0] + nats[1]) / 2
+        excess = eps.double().square().sum(1) - self.spec.dims
+        self.allocation.fit(values.view(count, n), excess.view(count, n), self.spec.dims)
 
     # the bound
 
     def _prior(self, z: Tensor) -> Tensor:
         """KL(q(x_T given x_0), p(x_T)) `(B,)`, float64."""
         signal, noise = self.chain.signal[-1], self.chain.noise[-1]
-        ratio = noise**2 / (noise**2 + signal**2 * self.gaussian.variances.double())
-        shift = signal * (z.double() - self.gaussian.loc.double())
+        ratio = noise**2 / (noise**2 + signal**2 * self.denoiser.variances.double())
+        shift = signal * (z.double() - self.denoiser.loc.double())
         return 0.5 * (ratio - 1 - ratio.log() + shift.square() / noise**2 * ratio).sum(1)
 
     def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
@@ -220,7 +223,7 @@ class Diffusion(GradientModel):
         flat = step.flatten()
         example = torch.arange(len(z), device=z.device).repeat(num_samples)
         eps = torch.randn(len(flat), self.spec.dims, dtype=z.dtype, device=z.device)
-        _, values = self._mirrored(z[example], flat, eps, labels[example])
+        values = self._mirrored(z[example], flat, eps, labels[example])
         excess = eps.double().square().sum(1) - self.spec.dims
         weighted = self.allocation.residual(values, excess, flat).view_as(step) / probability
         variance = stratified_variance(weighted)
@@ -248,7 +251,7 @@ class Diffusion(GradientModel):
         many, names = z.repeat(num_samples, 1), labels.repeat(num_samples, 1)
         for t in range(self.first, len(self.chain)):
             step = torch.full((len(many),), t, device=z.device)
-            values = self._terms(many, step, torch.randn_like(many), names)[1].view(num_samples, len(z))
+            values = self._terms(many, step, torch.randn_like(many), names).view(num_samples, len(z))
             mean[t] = values.mean(0)
             if num_samples > 1:
                 variance += values.var(0) / num_samples
@@ -295,7 +298,7 @@ class Diffusion(GradientModel):
 
     def _sample(self, n: int, condition: Tensor | None) -> Tensor:
         rows = self.network.rows
-        labels = condition_features(self.spec, condition, n, self.gaussian.loc)
+        labels = condition_features(self.spec, condition, n, self.denoiser.loc)
         parts = [self._draw(label) for label in torch.split(labels, rows)]
         return torch.cat(parts) if parts else torch.zeros((0, *self.spec.event_shape), dtype=self.spec.dtype)
 
@@ -311,9 +314,9 @@ class Diffusion(GradientModel):
     def _trajectory(self, labels: Tensor) -> Iterator[Tensor]:
         """x_T, ..., x_1, each `(n, D)`."""
         signal, noise = self.chain.signal[-1], self.chain.noise[-1]
-        scale = (noise**2 + signal**2 * self.gaussian.variances).sqrt().to(self.gaussian.loc.dtype)
+        scale = (noise**2 + signal**2 * self.denoiser.variances).sqrt().to(self.denoiser.loc.dtype)
         eps = torch.randn(len(labels), self.spec.dims, dtype=scale.dtype, device=scale.device)
-        x = signal.to(scale.dtype) * self.gaussian.loc + scale * eps
+        x = signal.to(scale.dtype) * self.denoiser.loc + scale * eps
         yield x
         for t in range(len(self.chain) - 1, 0, -1):
             mean, log_variance = self._means(x, t, labels)
@@ -323,10 +326,9 @@ class Diffusion(GradientModel):
     def _means(self, x: Tensor, t: int, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{t-1} given x_t) at index `t`; at 0 the mean of the decoder."""
         step = torch.full((len(x),), t, device=x.device)
-        eps, output = self._predict(x, step, labels)
-        at = {name: float(getattr(self.chain, name)[t]) for name in ("keep", "pull", "signal", "noise")}
-        denoised = (x - at["noise"] * eps) / at["signal"]
-        return at["keep"] * x + at["pull"] * denoised, self._log_variance(step, output)
+        denoised, cue = self._predict(x, step, labels)
+        keep, pull = float(self.chain.keep[t]), float(self.chain.pull[t])
+        return keep * x + pull * denoised, self._log_variance(step, cue)
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
         """forward: x_0 and noised versions of it up to x_T, one path; reverse: x_T down to x_1 and a sample."""

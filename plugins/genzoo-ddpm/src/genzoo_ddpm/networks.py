@@ -1,15 +1,16 @@
-"""Noise prediction: a Gaussian denoiser in closed form plus a network for what is not Gaussian.
+"""Denoisers in closed form, and a network for what they leave.
 
-    eps_hat(x_t) = s_t (a_t^2 C + s_t^2 I)^{-1} (x_t - a_t m) + a_t f(x_t, lam_t)
+    x0_hat(x_t) = mean(x_t) + scale(x_t) f(x_t, lam_t)
 
-m and C are the data's mean and covariance, so that the first term is the exact E[eps given x_t] of a Gaussian (the
-Wiener filter). f starts at zero: the untrained model is the Gaussian baseline. For m = 0, C = I the sum is the
-v-parameterisation (Salimans & Ho 2022, arXiv:2202.00512), whose error in eps vanishes with a_t at the noisy end.
+mean is the exact E[x_0 given x_t] of a simple model of the data: of N(m, C) with the data's mean and covariance (the
+Wiener filter) for real data, of independent pixels (pixels.py) for codes. f starts at zero, so that the untrained model
+is about that simple model. For the Gaussian scale = s_t, which for m = 0, C = I is the v-parameterisation (Salimans &
+Ho 2022, arXiv:2202.00512), whose error in eps vanishes with a_t at the noisy end.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,24 @@ LOG_SNR_SCALE = 20.0
 """Log-SNRs stay within +-20; the embeddings see lam / 20."""
 
 
-class GaussianDenoiser(nn.Module):
-    """E[eps given x_t] for data N(m, C); buffers are set by `fit` (before: m = 0, C = I)."""
+class Denoised(NamedTuple):
+    """A denoiser's answer at x_t `(R, D)`.
 
+    mean: E[x_0 given x_t] `(R, D)`. scale: unit of the network's output, `(R, D or 1)`. variance: of x_0 given x_t up
+    to a factor that is fitted, `(R, D or 1)`. side: further inputs of the network, `(R, sides * D)`.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    variance: Tensor
+    side: Tensor
+
+
+class GaussianDenoiser(nn.Module):
+    """x_0 given x_t for data N(m, C); buffers are set by `fit` (before: m = 0, C = I)."""
+
+    sides = 0
+    prior_ratio = 0.0
     loc: Tensor
     basis: Tensor
     spectrum: Tensor
@@ -48,17 +64,19 @@ class GaussianDenoiser(nn.Module):
         """Variance of each dimension `(D,)`."""
         return (self.basis.square() * self.spectrum).sum(1)
 
-    def forward(self, x: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
-        """`(R, D)` at x_t `(R, D)`, a_t and s_t `(R, 1)`."""
+    def forward(self, x: Tensor, signal: Tensor, noise: Tensor) -> Denoised:
+        """At x_t `(R, D)`, a_t and s_t `(R, 1)`."""
         along = (x - signal * self.loc) @ self.basis
-        return (along * (noise / (signal.square() * self.spectrum + noise.square()))) @ self.basis.T
+        gain = signal * self.spectrum / (signal.square() * self.spectrum + noise.square())
+        mean = self.loc + (along * gain) @ self.basis.T
+        return Denoised(mean, noise, torch.ones_like(noise), x[:, :0])
 
 
 class VectorNetwork(nn.Module):
-    """A residual MLP over x_t, its Fourier features, an embedding of log-SNR and the label: `(R, D)` to `(R, outputs)`.
+    """A residual MLP over x_t, its Fourier features, an embedding of log-SNR and the label: `(R, outputs)`.
 
     Args:
-        dims, outputs, classes: features in and out, one-hot label features.
+        dims, sides, outputs, classes: features in, further inputs a dimension, features out, one-hot label features.
         width, blocks: of the residual MLP.
     """
 
@@ -66,16 +84,16 @@ class VectorNetwork(nn.Module):
     """Rows evaluated at once; larger batches leave the cache (SPEED)."""
     frequencies: Tensor
 
-    def __init__(self, dims: int, outputs: int, classes: int, width: int, blocks: int) -> None:
+    def __init__(self, dims: int, sides: int, outputs: int, classes: int, width: int, blocks: int) -> None:
         super().__init__()
         # of data of scale 1: periods from 12 down to 0.8. A plain layer of x learns edges and modes very slowly.
         self.register_buffer("frequencies", 2.0 ** torch.arange(-1, 4), persistent=False)
         self.embedding = SinusoidalEmbedding(32, 1.0, 100.0)
-        inputs = dims * (1 + 2 * len(self.frequencies)) + 32 + classes
+        inputs = dims * (1 + 2 * len(self.frequencies) + sides) + 32 + classes
         self.body = ResidualMLP(inputs, outputs, width, blocks, zero_last=True)
 
-    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:
-        """x_t `(R, D)`, lam_t `(R,)`, labels one-hot `(R, classes)`."""
+    def forward(self, x: Tensor, side: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:
+        """x_t `(R, D)`, further inputs `(R, sides * D)`, lam_t `(R,)`, labels one-hot `(R, classes)`."""
         angles = (x[:, :, None] * self.frequencies).flatten(1)  # (R, D F)
-        features = [x, angles.sin(), angles.cos(), self.embedding(log_snr / LOG_SNR_SCALE), condition]
+        features = [x, angles.sin(), angles.cos(), side, self.embedding(log_snr / LOG_SNR_SCALE), condition]
         return cast(Tensor, self.body(torch.cat(features, 1)))

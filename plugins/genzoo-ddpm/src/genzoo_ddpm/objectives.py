@@ -20,10 +20,11 @@ class Objective(ABC):
         """Step indices `(n,)` in first..last - 1, each uniform."""
 
     @abstractmethod
-    def loss(self, square: Tensor, nats: Callable[[Tensor], Tensor], count: int) -> Tensor:
-        """Loss `(B,)` of `square (B, D)`, the squared errors of eps.
+    def loss(self, square: Tensor, snr: Tensor, nats: Callable[[Tensor], Tensor], count: int) -> Tensor:
+        """Loss `(B,)` of `square (B, D)`, the squared errors of x_0.
 
-        `nats` maps squared errors to the bound's term at the drawn step, `(B,)`; `count` is the number of steps.
+        `snr (B, 1)` is a_t^2 / s_t^2, which makes them errors of eps; `nats` maps squared errors to the bound's term at
+        the drawn step, `(B,)`; `count` is the number of steps.
         """
 
 
@@ -40,9 +41,9 @@ class Simple(Objective):
         """See Objective."""
         return torch.randint(first, last, (n,), device=device)
 
-    def loss(self, square: Tensor, nats: Callable[[Tensor], Tensor], count: int) -> Tensor:
+    def loss(self, square: Tensor, snr: Tensor, nats: Callable[[Tensor], Tensor], count: int) -> Tensor:
         """See Objective."""
-        return square.mean(1) + 1e-3 * nats(square.detach())
+        return (snr * square).mean(1) + 1e-3 * nats(square.detach())
 
 
 class VariationalBound(Objective):
@@ -55,7 +56,7 @@ class VariationalBound(Objective):
         place = (torch.rand((), device=device) + torch.arange(n, device=device) / n) % 1
         return (first + (place * (last - first)).to(torch.int64)).clamp(max=last - 1)
 
-    def loss(self, square: Tensor, nats: Callable[[Tensor], Tensor], count: int) -> Tensor:
+    def loss(self, square: Tensor, snr: Tensor, nats: Callable[[Tensor], Tensor], count: int) -> Tensor:
         """See Objective."""
         return count * nats(square)
 

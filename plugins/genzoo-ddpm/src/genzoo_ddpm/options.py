@@ -13,8 +13,8 @@ from genzoo.spec import DataSpec
 from genzoo_ddpm.schedules import CosineSchedule, LinearSchedule, LogSNRSchedule, Schedule
 
 REAL_LOG_SNR = 9.0
-"""End point for standardised real data: noise of 0.011. 13.3 spends a quarter of the steps where there is nothing to
-learn, and was worse by 0.005 nats (8gaussians) and 0.02 (checkerboard) after equal training."""
+"""End point for standardised real data: noise of 0.011. 13.3 would spend a quarter of the
+steps where there is little to learn; in single runs it was not better, within their noise."""
 
 LEVELS_LOG_SNR = 13.6 - 2 * math.log(255)
 """End point for two levels at which half a level is 3.5 standard deviations. VDM's 13.3 for 256 levels is three, and
@@ -22,9 +22,9 @@ its decoder costs 0.006 bits a pixel on MNIST; 13.6 costs 0.001."""
 
 
 class DiffusionConfig(Config):
-    """Configuration of a denoising diffusion. Defaults were measured, see the README."""
+    """Configuration of a denoising diffusion. Defaults come from short trainings."""
 
-    steps: int = Field(256, ge=2, description="T; with log-SNR end points the bound hardly falls beyond 256")
+    steps: int = Field(256, ge=2, description="T; more steps tighten the bound and slow sampling in proportion")
     schedule: Literal["log_snr", "linear", "cosine"] = Field(
         "log_snr", description="log_snr: lam_t linear in t; linear, cosine: beta_t by Ho and by Nichol & Dhariwal"
     )
@@ -34,7 +34,7 @@ class DiffusionConfig(Config):
     log_snr_min: float = Field(-5.0, description="lam_T of log_snr")
     objective: Literal["vlb", "simple"] = Field("vlb", description="the bound itself, or Ho's mean squared error")
     variance: Literal["analytic", "small", "large", "learned"] = Field(
-        "analytic", description="reverse variance: optimum per step, posterior variance, beta_t, or from the network"
+        "analytic", description="reverse variance: fitted per step, posterior variance, beta_t, or from the network"
     )
     decoder_variance: float | None = Field(
         None, gt=0, description="v_1 of the last step; none: fitted (real data), s_1^2 / a_1^2 (codes)"

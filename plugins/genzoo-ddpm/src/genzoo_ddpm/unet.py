@@ -47,6 +47,7 @@ class PatchUNet(nn.Module):
 
     Args:
         shape: `(C, H, W)`; odd heights or widths are not cut into patches.
+        sides: further inputs a dimension.
         outputs: numbers a dimension.
         classes: one-hot label features.
         width: channels at the first resolution; the second has half as many again.
@@ -55,7 +56,7 @@ class PatchUNet(nn.Module):
     rows = 256
     """Images evaluated at once."""
 
-    def __init__(self, shape: tuple[int, int, int], outputs: int, classes: int, width: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], sides: int, outputs: int, classes: int, width: int) -> None:
         super().__init__()
         channels, height, breadth = shape
         patch = 2 if height % 2 == breadth % 2 == 0 else 1
@@ -67,7 +68,7 @@ class PatchUNet(nn.Module):
         self.embed = nn.Sequential(
             nn.Linear(32 + classes, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
-        self.stem = nn.Conv2d(pixels * (1 + 2 * len(FREQUENCIES)), width, 3, padding=1)
+        self.stem = nn.Conv2d(pixels * (1 + 2 * len(FREQUENCIES) + sides), width, 3, padding=1)
         self.down = nn.ModuleList(ResidualBlock(width, width, embedding) for _ in range(1))
         self.shrink = nn.Conv2d(width, wide, 3, stride=2, padding=1)
         self.middle = nn.ModuleList(ResidualBlock(wide, wide, embedding) for _ in range(2))
@@ -78,16 +79,17 @@ class PatchUNet(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(cast(Tensor, self.last.bias))
 
-    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:
-        """x_t `(R, D)`, lam_t `(R,)`, labels one-hot `(R, classes)`."""
+    def forward(self, x: Tensor, side: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:
+        """x_t `(R, D)`, further inputs `(R, sides * D)`, lam_t `(R,)`, labels one-hot `(R, classes)`."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training and x.device.type == "cpu"):
-            return self._forward(x, log_snr, condition).to(x.dtype)
+            return self._forward(x, side, log_snr, condition).to(x.dtype)
 
-    def _forward(self, x: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, side: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:
         image = x.reshape(len(x), *self.shape)
         # VDM's Fourier features: what lies between two levels is invisible to a linear layer of x
         angles = torch.cat([image * (f * math.pi) for f in FREQUENCIES], 1)
-        image = torch.cat([image, angles.sin(), angles.cos()], 1)
+        planes = side.reshape(len(x), -1, *self.shape[1:])
+        image = torch.cat([image, angles.sin(), angles.cos(), planes], 1)
         e = self.embed(torch.cat([self.time(log_snr / LOG_SNR_SCALE), condition], 1))
         h = self.stem(self.into(image))  # (R, width, H/2, W/2)
         for block in self.down:
