@@ -34,6 +34,8 @@ def command(
 
     MODELS are registered names with inline options. Exit code 4 when a check fails.
     """
+    import torch
+
     from genzoo.errors import UnknownNameError, UsageError
     from genzoo.registry import load_registry
     from genzoo.testing import kit
@@ -48,6 +50,7 @@ def command(
     for name in only:
         if name not in names:
             raise UnknownNameError("check", name, names)
+    torch.set_num_threads(1)  # the networks are tiny: a second thread only waits, for long where the machine is busy
     registry = load_registry(plugin_files)
     receipts = []
     for text in models:

@@ -16,9 +16,11 @@ from genzoo.testing.statistics import ALPHA, Z, cell_deviations, chi_square_limi
 from genzoo.testing.subject import CheckSkipped, Subject, Trained, require
 
 TOLERANCE = 0.012
-"""Granted on a total mass of 1 in the plane: the midpoint rule at the quick level, and what lies outside the box."""
+"""Granted on a total mass of 1: in the plane for the midpoint rule at the quick level and what lies outside the box;
+for importance weights, whose sample variance misses what rare large weights add (the standardised mass of a correct
+VAE was seen to spread by 1.3 in place of 1, and to lie 0.5 too low)."""
 ROUNDING = 1e-3
-"""Granted on a total mass of 1 over all states: float32 networks, a relative 1e-6 in logits near 100."""
+"""Granted on an exact mass over all states: float32 networks, a relative 1e-6 in logits near 100."""
 REACH = 4.5
 """Half side of the box, in deviations of the data."""
 CELLS = 12
@@ -112,17 +114,15 @@ def below_the_truth(subject: Subject, problem: str) -> None:
 
 
 def estimators_agree(subject: Subject, problem: str) -> None:
-    """Bounds of one model are in order: a lower bound is at most an importance bound with many draws, and the mean of
-    one-draw log weights equals the lower bound."""
+    """With one draw, the bounds of one model have one expectation: a lower bound is the mean of the log weights."""
     trained = subject.trained(problem)
-    x, _, condition = _domain(subject, trained)
-    x = trained.data.test.batch(torch.arange(500), torch.Generator()).x
-    condition = trained.data.test.batch(torch.arange(500), torch.Generator()).y if condition is not None else None
+    x, y = trained.data.test.batch(torch.arange(200), torch.Generator())
+    condition = None if trained.model.spec.classes is None else y
     means = {}
     for name, make in trained.model.estimators().items():
         estimator = make()
         estimator.start(trained.data.valid, subject.seed)
-        seeds = [derive_seed("agree", subject.seed, name, repeat) for repeat in range(16)]
+        seeds = [derive_seed("agree", subject.seed, name, repeat) for repeat in range(8)]
         draws = [estimator.log_likelihood(x, 1, seed, condition) for seed in seeds]
         lower = torch.stack([draw.lower for draw in draws])
         means[name] = (draws[0].kind, lower)
@@ -272,7 +272,7 @@ class _Mass:
 
 def _masses(subject: Subject, trained: Trained, result: LogLikelihood, weights: Tensor) -> list[_Mass]:
     """One for each label, or one in all."""
-    granted = TOLERANCE if trained.data.spec.levels is None else ROUNDING
+    granted = ROUNDING if trained.data.spec.levels is not None and result.kind == "exact" else TOLERANCE
     parts = 1 if trained.model.spec.classes is None else 2
     size = len(weights) // parts
     masses = []
