@@ -247,6 +247,19 @@ def test_ddim_at_eta_zero_samples_and_has_no_likelihood() -> None:
     assert model.sample(5, seed=0).shape == (5, 2)
     with pytest.raises(CapabilityError, match="expected eta > 0 for a likelihood"):
         model.log_likelihood(torch.zeros(1, 2))
+    # the path from one x_T is deterministic, even where a fit would grant the steps a variance
+    model.variance.ratio.fill_(1.0)
+    labels = torch.zeros(4, 0)
+    with torch.no_grad():
+        paths = []
+        for seed in (1, 2):
+            torch.manual_seed(0)
+            path = model._trajectory(labels)
+            first = next(path)
+            torch.manual_seed(seed)
+            paths.append((first, list(path)[-1]))
+    torch.testing.assert_close(paths[0][0], paths[1][0], rtol=0, atol=0)
+    torch.testing.assert_close(paths[0][1], paths[1][1], rtol=0, atol=0)
 
 
 def test_ddim_at_eta_one_is_ddpm_and_less_noise_costs_bits() -> None:

@@ -279,8 +279,8 @@ class Diffusion(GradientModel):
     def _need_noise(self) -> None:
         if self.eta == 0:
             raise CapabilityError(
-                "eta = 0 makes each step of the sampler a deterministic map, whose variational bound is -inf: "
-                "expected eta > 0 for a likelihood (sampling works)"
+                "eta = 0 makes each step of the inference process and of the sampler a deterministic map, whose "
+                "variational bound is -inf: expected eta > 0 for a likelihood (sampling works)"
             )
 
     def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
@@ -320,7 +320,8 @@ class Diffusion(GradientModel):
         yield x
         for t in range(len(self.chain) - 1, 0, -1):
             mean, log_variance = self._means(x, t, labels)
-            x = mean + (0.5 * log_variance).exp().to(x.dtype) * torch.randn_like(x)
+            # at eta = 0 there is no noise, whatever variance a fit would grant (Song et al. 2021, eq. 12)
+            x = mean if self.eta == 0 else mean + (0.5 * log_variance).exp().to(x.dtype) * torch.randn_like(x)
             yield x
 
     def _means(self, x: Tensor, t: int, labels: Tensor) -> tuple[Tensor, Tensor]:
