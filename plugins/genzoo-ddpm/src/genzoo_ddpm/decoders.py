@@ -17,6 +17,10 @@ ROWS = 1 << 24
 """Level scores computed at once (64 MiB in float32)."""
 
 
+LEAST_VARIANCE = 1e-10
+"""Of the decoder of real data of scale 1: far below what float32 resolves of the data."""
+
+
 class Decoder(nn.Module, ABC):
     """log p(x_0 given x_1) and its draws. `uses_network`: whether it needs x0_hat, and so a network call."""
 
@@ -66,7 +70,8 @@ class GaussianDecoder(Decoder):
     def fit(self, mean_square: Tensor) -> None:
         """See Decoder; v_1 that was given stays."""
         if self.fitted:
-            self.log_variance.copy_(mean_square.log())
+            # data that are one point have no error, and an infinite density
+            self.log_variance.copy_(mean_square.clamp(min=LEAST_VARIANCE).log())
 
 
 class LevelsDecoder(Decoder):
