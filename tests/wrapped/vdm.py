@@ -1,4 +1,4 @@
-"""A variational diffusion model with T steps, from Kingma et al. 2021 (arXiv:2107.00630), eq. 11 to 14:
+"""A variational diffusion model with T steps: Kingma et al. 2021, arXiv:2107.00630, eq. 11 to 14.
 -log p(x) <= KL(q(z_1|x), N(0, I)) + E -log p(x|z_0) + T/2 E_{i, e} expm1(g(t) - g(s)) |e - e_hat|^2
 """
 
