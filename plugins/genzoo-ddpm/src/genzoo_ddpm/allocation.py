@@ -46,10 +46,15 @@ class Allocation(nn.Module):
     def fit(self, values: Tensor, excess: Tensor, dims: int) -> None:
         """Fit to a pilot from `first` on: h_t `(T - first, n)` and |eps|^2 - D, whose variance is 2 D."""
         n = values.shape[1]
-        self.baseline[self.first :] = smooth(values.mean(1), n)
-        self.slope[self.first :] = smooth((values * excess).mean(1) / (2 * dims), n)
+        alone = 1 - self.first  # the decoder, where it is drawn, is unlike the step beside it
+
+        def smoothed(x: Tensor, n: int) -> Tensor:
+            return torch.cat([x[:alone], smooth(x[alone:], n)])
+
+        self.baseline[self.first :] = smoothed(values.mean(1), n)
+        self.slope[self.first :] = smoothed((values * excess).mean(1) / (2 * dims), n)
         step = torch.arange(self.first, len(self.baseline), device=values.device)[:, None]
-        square = smooth(self.residual(values, excess, step).square().mean(1), min(n, 8))
+        square = smoothed(self.residual(values, excess, step).square().mean(1), min(n, 8))
         share = square.sqrt() / square.sqrt().sum().clamp(min=torch.finfo(torch.float64).tiny)
         even = 1 / len(share)
         share = (1 - UNIFORM_SHARE) * share + UNIFORM_SHARE * even

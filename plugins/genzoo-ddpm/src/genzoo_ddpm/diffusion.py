@@ -40,7 +40,7 @@ from genzoo_ddpm.variances import VARIANCES
 FIT_EXAMPLES = 50_000
 """Training examples behind the denoiser in closed form, at most."""
 
-PILOT_ROWS, PILOT_IMAGES = 1 << 15, 1 << 10
+PILOT_ROWS, PILOT_IMAGES = 1 << 17, 1 << 10
 """Pairs of example and step that fit variances and allocation, two network calls each: some seconds on one core."""
 
 PILOT_NUMBERS = 1 << 23
