@@ -58,3 +58,9 @@ def test_every_model_in_the_tables_is_installed(tmp_path: Path) -> None:
     named = set(re.findall(r"^\| `([a-z_]+)`(?:, `([a-z_]+)`)? \|", TEXT, re.MULTILINE))
     installed = {row["name"] for row in json.loads(genzoo("list", "models", "--json", cwd=tmp_path).stdout)}
     assert {name for pair in named for name in pair if name} == installed
+
+
+def test_the_tables_are_what_the_records_say() -> None:
+    script = README.parent / "benchmarks" / "readme_tables.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
