@@ -35,14 +35,14 @@ class GradientLearner(Learner):
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self._average = _frozen_copy(model)
+        self._average, self._averages = self._copy()
         self._steps = 0
 
     def start(self, train: Split) -> None:
         """Let the model set its buffers from the data, and begin the average there."""
         with torch.no_grad(), seeded(self.settings.seed, self.model.device):
             self.model._initialise(train)
-        self._average = _frozen_copy(self.model)
+        self._average, self._averages = self._copy()
 
     def step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """One Adam step on the mean loss; NumericsError when the loss or the gradient is not finite."""
@@ -62,10 +62,7 @@ class GradientLearner(Learner):
         self._optimizer.step()
         self._steps += 1
         decay = min(self.settings.ema, (1 + self._steps) / (10 + self._steps))
-        averages: list[Tensor] = [
-            a for a, p in zip(self._average.parameters(), self.model.parameters(), strict=True) if p.requires_grad
-        ]
-        torch._foreach_lerp_(averages, [p.detach() for p in self._parameters], 1 - decay)
+        torch._foreach_lerp_(self._averages, [p.detach() for p in self._parameters], 1 - decay)
         return {"loss": loss.detach(), "gradient_norm": norm.detach()}
 
     def finish(self, train: Split, valid: Split) -> None:
@@ -95,7 +92,8 @@ class GradientLearner(Learner):
         self._optimizer.load_state_dict(state["optimizer"])
         self._steps = state["steps"]
 
-
-def _frozen_copy(model: GradientModel) -> GradientModel:
-    average = copy.deepcopy(model).eval()
-    return average.requires_grad_(False)
+    def _copy(self) -> tuple[GradientModel, list[Tensor]]:
+        """A frozen copy of the model, and in it the tensors that follow the trained parameters, in their order."""
+        average = copy.deepcopy(self.model).eval()
+        follow: list[Tensor] = [p for p in average.parameters() if p.requires_grad]
+        return average.requires_grad_(False), follow
