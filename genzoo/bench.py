@@ -11,7 +11,7 @@ from pathlib import Path
 
 from genzoo.building import Blueprint, load_reference
 from genzoo.cells import pick_device, read_progress, run_cell
-from genzoo.config import Reference
+from genzoo.config import Budget, Reference
 from genzoo.errors import CapabilityError, DataError, PlanError, RunError, WorkerDied
 from genzoo.executors import LocalExecutor
 from genzoo.plan import Cell, Plan
@@ -82,11 +82,12 @@ def stand_in(plan: Plan) -> tuple[Plan, str | None]:
 
 
 def expected_seconds(plan: Plan, cells: int, jobs: int) -> float | None:
-    """Wall time that a plan in seconds takes at most, evaluation at its limit; None for steps and epochs."""
-    if not plan.budget.endswith("s") or plan.budget.endswith("steps") or plan.budget.endswith("epochs"):
+    """Training and evaluation at their limits, rounds of cells one after another; None where one has no limit in time:
+    a budget in steps or epochs, an evaluation without max_seconds."""
+    budget = Budget.parse(plan.budget)
+    if budget.unit != "s" or not plan.evaluation.max_seconds:
         return None
-    rounds = -(-cells // jobs)
-    return rounds * (float(plan.budget[:-1]) + plan.evaluation.max_seconds)
+    return -(-cells // jobs) * (budget.amount + plan.evaluation.max_seconds)
 
 
 def default_jobs(threads: int) -> int:

@@ -274,5 +274,6 @@ def test_a_cell_never_raises(tmp_path: Path) -> None:
 def test_the_expected_time_counts_rounds() -> None:
     plan = plan_of(("gaussian",), "moons", budget="30s", evaluation={"max_seconds": 10})
     assert bench.expected_seconds(plan, 9, 2) == 5 * 40
+    assert bench.expected_seconds(plan_of(("gaussian",), "moons", evaluation={"max_seconds": 0}), 9, 2) is None
     for budget in ("30steps", "2epochs"):
         assert bench.expected_seconds(plan_of(("gaussian",), "moons", budget=budget), 9, 2) is None
