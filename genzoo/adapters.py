@@ -14,11 +14,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from genzoo.class_mixture import ClassMixture
+from genzoo.class_mixture import mixed
 from genzoo.config import AdapterConfig, TrainSettings
 from genzoo.config import Config as BaseConfig
 from genzoo.errors import ConfigError
-from genzoo.interface import GenerativeModel, GradientModel, Learner, seeded
+from genzoo.interface import ConditionalSampler, GenerativeModel, GradientModel, Learner, seeded
 from genzoo.likelihood import LogLikelihood, WeightSums
 from genzoo.spec import Batch, DataSpec, Split
 from genzoo.transforms import Dequantize, Logit, Standardize, Transform, UniformNoise, VariationalNoise
@@ -45,8 +45,8 @@ def adapt(make: Callable[[DataSpec], GenerativeModel], spec: DataSpec, config: A
         if config.dequantization != "none" and spec.levels is None:
             raise ConfigError(f"dequantization={config.dequantization} is for discrete data; this data set is real")
         inner = make(DataSpec(spec.event_shape, None, spec.classes))
-        model = (AdaptedGradient if isinstance(inner, GradientModel) else Adapted)(spec, config, inner)
-    return model if config.class_mixture == "none" else ClassMixture(spec, config, model)
+        model = ADAPTED[isinstance(inner, GradientModel), isinstance(inner, ConditionalSampler)](spec, config, inner)
+    return model if config.class_mixture == "none" else mixed(spec, config, model)
 
 
 def _transforms(spec: DataSpec, config: AdapterConfig) -> list[Transform]:
@@ -193,6 +193,38 @@ class AdaptedSplit(Split):
 
     def __init__(self, adapted: Adapted, split: Split) -> None:
         self.adapted = adapted
+class AdaptedSampler(Adapted, ConditionalSampler):
+    """Adapted, where the inner model is a conditional sampler: so is this one, on the mapped observation."""
+
+    @property
+    def exact_given(self) -> bool:
+        """As the inner model's; codes are dequantised without a look at the rest, which is not exact."""
+        assert isinstance(self.inner, ConditionalSampler)
+        return self.inner.exact_given and not self.stochastic
+
+    def _sample_given(self, x: Tensor, mask: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+        assert isinstance(self.inner, ConditionalSampler)
+        y, scale = x, noise
+        for transform in self.transforms:
+            assert isinstance(transform, Transform)
+            y, scale = transform.observed(y, scale)
+        drawn = self.to_data(self.inner.sample_given(y.to(torch.float32), mask, scale, None, condition))
+        return torch.where(mask & (noise == 0), x.to(drawn.dtype), drawn)
+
+
+class AdaptedGradientSampler(AdaptedGradient, AdaptedSampler):
+    """Both."""
+
+
+ADAPTED: dict[tuple[bool, bool], type[Adapted]] = {
+    (False, False): Adapted,
+    (True, False): AdaptedGradient,
+    (False, True): AdaptedSampler,
+    (True, True): AdaptedGradientSampler,
+}
+"""Whether the inner model is trained by gradient, and whether it is a conditional sampler."""
+
+
         self.split = split
 
     def __len__(self) -> int:

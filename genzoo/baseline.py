@@ -1,6 +1,8 @@
 """The baseline that every model has to beat, and an exact oracle: one Gaussian with full covariance (one a class).
 
 log p(x) = -1/2 (D log 2 pi + log det C + (x - m)^T C^-1 (x - m))
+
+Given y = x_O + s eps, a draw is x' + C_:O (C_OO + s^2)^-1 (y - y') with (x', y') drawn from the joint.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor
 from genzoo.config import Config as BaseConfig
 from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError
-from genzoo.interface import GenerativeModel, Learner
+from genzoo.interface import ConditionalSampler, Learner
 from genzoo.likelihood import LogLikelihood
 from genzoo.spec import Batch, DataSpec, Split
 
@@ -28,7 +30,7 @@ class GaussianConfig(BaseConfig):
     max_points: int = Field(50_000, ge=2, description="training examples the moments are taken from")
 
 
-class Gaussian(GenerativeModel):
+class Gaussian(ConditionalSampler):
     """N(m, C) by maximum likelihood, for real data; one a class on a conditional spec. Exact."""
 
     Config = GaussianConfig
@@ -63,6 +65,26 @@ class Gaussian(GenerativeModel):
             rows = label == k
             x[rows] = x[rows] @ self.factor[k].T + self.loc[k]
         return x.view(n, *self.spec.event_shape).to(torch.float32)
+
+    @property
+    def exact_given(self) -> bool:
+        """Conditionals of a Gaussian are Gaussian."""
+        return True
+
+    def _sample_given(self, x: Tensor, mask: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+        flat, observed, scale = x.flatten(1).to(torch.float64), mask.flatten(1), noise.flatten()
+        drawn = self._sample(len(x), condition).flatten(1).to(torch.float64)
+        gap = flat - drawn - scale * torch.randn_like(flat)
+        label = torch.zeros(len(x), dtype=torch.int64, device=x.device) if condition is None else condition
+        # one linear system for each class and pattern of observed dimensions
+        patterns, which = torch.unique(torch.cat([label[:, None], observed], 1), dim=0, return_inverse=True)
+        for at, (k, *pattern) in enumerate(patterns.tolist()):
+            rows, seen = which == at, torch.tensor(pattern, dtype=torch.bool, device=x.device)
+            covariance = self.factor[k] @ self.factor[k].T
+            system = covariance[seen][:, seen] + scale[seen].square().diag()
+            drawn[rows] += torch.linalg.solve(system, gap[rows][:, seen].T).T @ covariance[seen]
+        drawn = torch.where(observed & (scale == 0), flat, drawn)
+        return drawn.view_as(x).to(torch.float32)
 
     def learner(self, settings: TrainSettings) -> Learner:
         """Moments in closed form."""

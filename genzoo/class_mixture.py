@@ -10,7 +10,7 @@ from torch import Tensor
 from genzoo.config import AdapterConfig, TrainSettings
 from genzoo.config import Config as BaseConfig
 from genzoo.errors import CapabilityError
-from genzoo.interface import GenerativeModel, Learner
+from genzoo.interface import ConditionalSampler, GenerativeModel, Learner
 from genzoo.likelihood import LogLikelihood
 from genzoo.spec import Batch, DataSpec, Split
 from genzoo.wrapping import Answer, WrappedLearner, Wrapper
@@ -84,6 +84,27 @@ class ClassMixture(Wrapper):
         copy = type(self)(spec, self.config, inner).to(self.device)
         copy.log_prior.copy_(self.log_prior)
         return copy
+
+
+class ClassMixtureSampler(ClassMixture, ConditionalSampler):
+    """p(x, y) of a conditional sampler, which it is too: given the label, the class frequencies do not matter."""
+
+    @property
+    def exact_given(self) -> bool:
+        """As the inner model's."""
+        assert isinstance(self.inner, ConditionalSampler)
+        return self.inner.exact_given
+
+    def _sample_given(self, x: Tensor, mask: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+        assert isinstance(self.inner, ConditionalSampler)
+        return self.inner.sample_given(x, mask, noise, None, condition)
+
+
+def mixed(spec: DataSpec, config: AdapterConfig, inner: GenerativeModel) -> ClassMixture:
+    """The class mixture around `inner` that `config` asks for. p(x) is no conditional sampler, whatever `inner` is: the
+    class of an observation needs the density of the observed part alone."""
+    joint = config.class_mixture == "joint" and isinstance(inner, ConditionalSampler)
+    return (ClassMixtureSampler if joint else ClassMixture)(spec, config, inner)
 
 
 class ClassMixtureLearner(WrappedLearner):

@@ -120,7 +120,11 @@ class GenerativeModel(nn.Module, ABC):
     @final
     def _check(self, x: Tensor, condition: Tensor | None) -> None:
         self.spec.check(x, condition)
-        for name, tensor in (("x", x), ("condition", condition)):
+        self._check_device(x=x, condition=condition)
+
+    @final
+    def _check_device(self, **tensors: Tensor | None) -> None:
+        for name, tensor in tensors.items():
             if tensor is not None and tensor.device != self.device:
                 raise InputError(f"expected {name} on {self.device}, where the model is; got {tensor.device}")
 
@@ -195,37 +199,53 @@ class ConditionalSampler(GenerativeModel):
         """Whether `sample_given` draws from the exact conditional (or approximates it)."""
 
     @abstractmethod
-    def _sample_given(self, x: Tensor, mask: Tensor, noise: float, condition: Tensor | None) -> Tensor:
-        """One draw an example given `x` where `mask` is True, observed with Gaussian noise of scale `noise`."""
+    def _sample_given(self, x: Tensor, mask: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+        """One draw an example, given `x` where `mask` (both `(B, *event_shape)`) is True.
+
+        `x` is 0 where `mask` is False, and float32 where any `noise` is positive. `noise (*event_shape)`, float64, is
+        the standard deviation of the observation in each dimension.
+        """
 
     @final
     def sample_given(
         self,
         x: Tensor,
         mask: Tensor,
-        noise: float = 0.0,
+        noise: float | Tensor = 0.0,
         seed: int | None = None,
         condition: Tensor | None = None,
     ) -> Tensor:
-        """Draw from p(x given the observed part).
+        """Draw from p(x given its observed part): in-painting, or denoising with a full mask and noise > 0.
 
         Args:
-            x: `(B, *event_shape)`; what stands where `mask` is False is ignored.
-            mask: bool, `event_shape` or `(B, *event_shape)`; True is observed. A full mask with noise > 0 is denoising.
-            noise: standard deviation of the observation, in data units.
+            x: the observation `(B, *event_shape)`; what stands where `mask` is False is ignored. With noise it is the
+                noisy one, float32 for codes too.
+            mask: bool, `event_shape` or `(B, *event_shape)`; True is observed.
+            noise: standard deviation of the Gaussian noise that the observation holds, in data units; one number, or
+                one a dimension, `event_shape`. Where it is 0 the observed part comes back as it is.
             seed, condition: as in `log_likelihood`.
 
         Returns:
             `(B, *event_shape)` in the spec's dtype.
         """
-        self._check(x, condition)
-        if mask.dtype != torch.bool or tuple(mask.shape) not in (self.spec.event_shape, tuple(x.shape)):
+        shape = self.spec.event_shape
+        noise = torch.as_tensor(noise, dtype=torch.float64, device=self.device)
+        if noise.ndim and tuple(noise.shape) != shape:
+            raise InputError(f"expected noise as one number or of shape {shape}; got {tuple(noise.shape)}")
+        if not bool((noise >= 0).all()):
+            raise InputError(f"expected noise >= 0; got {float(noise.min())}")
+        noisy = bool((noise > 0).any())
+        if noisy and isinstance(x, Tensor) and x.dtype == torch.float32:
+            DataSpec(shape, None, self.spec.classes).check(x, condition)
+        else:
+            self.spec.check(x, condition)
+        if mask.dtype != torch.bool or tuple(mask.shape) not in (shape, tuple(x.shape)):
             got = f"{tuple(mask.shape)} {mask.dtype}"
-            raise InputError(f"expected a bool mask of shape {self.spec.event_shape} or {tuple(x.shape)}; got {got}")
-        if noise < 0:
-            raise InputError(f"expected noise >= 0; got {noise}")
+            raise InputError(f"expected a bool mask of shape {shape} or {tuple(x.shape)}; got {got}")
+        self._check_device(x=x, mask=mask, condition=condition)
+        observed = x.to(torch.float32 if noisy else x.dtype).masked_fill(~mask, 0)
         with torch.no_grad(), evaluating(self), seeded(seed, self.device):
-            drawn = self._sample_given(x, mask.expand(x.shape), noise, condition)
+            drawn = self._sample_given(observed, mask.expand(x.shape), noise.expand(shape), condition)
         self.spec.check(drawn, condition)
         return drawn
 

@@ -34,6 +34,13 @@ class Transform(nn.Module, ABC):
     def inverse(self, y: Tensor) -> Tensor:
         """Back to data, `(N, *event_shape)` float64 (codes for Dequantize)."""
 
+    @abstractmethod
+    def observed(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """An observation `x` with Gaussian noise of scale `noise (*event_shape)`, mapped, and its noise, float64.
+
+        CapabilityError where the map makes the noise other than Gaussian.
+        """
+
 
 class Noise(nn.Module, ABC):
     """A distribution q(u given x) on [0, 1)^D, reparameterised."""
@@ -111,6 +118,13 @@ class Dequantize(Transform):
         """See Transform."""
         return y.floor().clamp(0, self.levels - 1)
 
+    def observed(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See Transform. A code gets u from the uniform law, whatever the noise's: the codes beside it may be unknown.
+        With noise, x + 1/2 = (code + u) + noise eps + (1/2 - u), whose last part, of variance 1/12, joins the noise."""
+        noisy = noise > 0
+        u = torch.where(noisy, 0.5, torch.rand_like(x, dtype=torch.float64))
+        return x.to(torch.float64) + u, torch.where(noisy, (noise.square() + 1 / 12).sqrt(), 0.0)
+
 
 class Logit(Transform):
     """y = logit(s), s = l + (1 - 2l) x / levels; ladj = sum of log((1 - 2l) / levels) - log s - log(1 - s), float64.
@@ -137,6 +151,15 @@ class Logit(Transform):
         """See Transform."""
         s = torch.sigmoid(y.to(torch.float64))
         return (s - self.margin) / (1 - 2 * self.margin) * self.levels
+
+    def observed(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See Transform."""
+        if bool((noise > 0).any()):
+            raise CapabilityError(
+                "noise through a logit is not Gaussian: expected noise 0 (in-painting) for a model behind logit, or a "
+                "model trained with logit=none"
+            )
+        return self(x)[0], noise
 
 
 class Standardize(Transform):
@@ -175,3 +198,7 @@ class Standardize(Transform):
     def inverse(self, y: Tensor) -> Tensor:
         """See Transform."""
         return y.to(torch.float64) * self.scale + self.loc
+
+    def observed(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See Transform."""
+        return self(x)[0], noise / self.scale

@@ -96,8 +96,10 @@ class Filling(Noisy, ConditionalSampler):
     def exact_given(self) -> bool:
         return False
 
-    def _sample_given(self, x: Tensor, mask: Tensor, noise: float, condition: Tensor | None) -> Tensor:
+    def _sample_given(self, x: Tensor, mask: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
         assert mask.shape == x.shape
+        assert noise.shape == self.spec.event_shape
+        assert not x[~mask].any()
         return torch.where(mask, x, torch.randn_like(x))
 
 
@@ -255,6 +257,22 @@ def test_sample_given_checks_its_mask() -> None:
         model.sample_given(x, mask.long())
     with pytest.raises(InputError, match="noise >= 0; got -1"):
         model.sample_given(x, mask, noise=-1.0)
+    with pytest.raises(InputError, match=r"one number or of shape \(2,\); got \(3,\)"):
+        model.sample_given(x, mask, noise=torch.ones(3))
+
+
+def test_noisy_observations_of_codes_are_real() -> None:
+    class Rounding(Filling):
+        def _sample_given(self, x: Tensor, mask: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+            assert x.dtype == (torch.float32 if bool(noise.any()) else torch.uint8)
+            return x.round().clamp(0, 3).to(torch.uint8)
+
+    model, mask = Rounding(DataSpec((2,), levels=4)), torch.ones(2, dtype=torch.bool)
+    noisy = torch.tensor([[-1.2, 2.4]])
+    assert model.sample_given(noisy, mask, noise=0.5).tolist() == [[0, 2]]
+    assert model.sample_given(noisy.clamp(0, 3).to(torch.uint8), mask).tolist() == [[0, 2]]
+    with pytest.raises(InputError, match=r"expected \(B, 2\) uint8; got \(1, 2\) float32"):
+        model.sample_given(noisy, mask)
 
 
 # means
