@@ -12,7 +12,6 @@ from torch import Tensor
 from genzoo.errors import UnknownNameError
 from genzoo.interface import Estimator, GenerativeModel
 from genzoo.likelihood import Kind, LogLikelihood
-from genzoo.means import mean_and_errors
 from genzoo.spec import Dataset, Density
 from genzoo.training import evaluation_index, points_of
 
@@ -126,9 +125,8 @@ def evaluate(
     kl = kl_stderr = kl_quadrature = mass = log_p = None
     if data.truth is not None:
         log_p = data.truth.log_prob(x[:done].to(torch.float64))
-        variance = result.variance
-        difference = log_p - result.lower.cpu()
-        kl, kl_stderr, _, _ = mean_and_errors(difference, variance, result.shared_variance)
+        difference, errors = mean.minus(log_p.to(mean.values.device))
+        kl, kl_stderr = -difference, errors.stderr
         if result.kind == "exact":
             kl_quadrature, mass = quadrature(model, data.truth)
     bits = mean.mean / (data.spec.dims * math.log(2)) if data.spec.levels is not None else None

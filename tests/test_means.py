@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from genzoo.errors import NumericsError
+from genzoo.errors import InputError, NumericsError
 from genzoo.likelihood import LogLikelihood
-from genzoo.means import MeanResult, mean_and_errors
+from genzoo.means import MeanResult, errors, errors_of_replicates
 
 REPEATS, N = 4000, 60
 DATA, NOISE = 1.5, 0.8  # deviations of the values over examples, and of the Monte Carlo noise of each
@@ -30,18 +30,22 @@ def simulated(shared: float, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return clean + noise + offset, torch.full((REPEATS, N), NOISE**2, dtype=torch.float64), clean.mean(1)
 
 
-def errors(values: Tensor, variances: Tensor, shared: float) -> Tensor:
+def three(values: Tensor, variances: Tensor | None, shared: float) -> tuple[float, float | None, float | None]:
+    """(stderr, stderr_data, stderr_mc) of the mean of values `(N,)`."""
+    found = errors(values, variances, torch.tensor(shared, dtype=torch.float64))
+    return found.stderr, found.stderr_data, found.stderr_mc
+
+
+def of_repeats(values: Tensor, variances: Tensor, shared: float) -> Tensor:
     """(mean, stderr, stderr_data, stderr_mc) of each repeat, `(R, 4)`."""
-    offset = torch.tensor(shared, dtype=torch.float64)
-    return torch.tensor(
-        [mean_and_errors(v, s, offset) for v, s in zip(values, variances, strict=True)], dtype=torch.float64
-    )
+    found = [(float(v.mean()), *three(v, s, shared)) for v, s in zip(values, variances, strict=True)]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.09])
 def test_coverage_of_the_three_errors(shared: float) -> None:
     values, variances, clean = simulated(shared)
-    mean, stderr, data, mc = errors(values, variances, shared).T
+    mean, stderr, data, mc = of_repeats(values, variances, shared).T
 
     def covers(error: Tensor, centre: Tensor | float) -> bool:
         return 0.93 < float(((mean - centre).abs() <= 1.96 * error).double().mean()) < 0.97
@@ -51,7 +55,7 @@ def test_coverage_of_the_three_errors(shared: float) -> None:
     assert not covers(1.2 * stderr, 0.0)
     assert not covers(mc / 1.2, clean)
     if shared:
-        without = errors(values, variances, 0.0).T
+        without = of_repeats(values, variances, 0.0).T
         assert not covers(without[1], 0.0), "a shared offset that is left out goes unnoticed"
         assert not covers(without[3], clean)
 
@@ -68,24 +72,84 @@ def test_coverage_of_the_three_errors(shared: float) -> None:
 def test_values_by_hand() -> None:
     values = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
     variances = torch.tensor([0.3, 0.6, 0.9], dtype=torch.float64)
-    found = mean_and_errors(values, variances, torch.tensor(0.5, dtype=torch.float64))
-    expected = (3.0, math.sqrt(7 / 3 + 0.5), math.sqrt(7 / 3 - 0.2), math.sqrt(0.2 + 0.5))
+    found = three(values, variances, 0.5)
+    expected = (math.sqrt(7 / 3 + 0.5), math.sqrt(7 / 3 - 0.2), math.sqrt(0.2 + 0.5))
 
     def agrees(numbers: tuple[float, ...]) -> bool:
         return found == pytest.approx(numbers, rel=1e-12)
 
     assert agrees(expected)
-    assert not any(agrees((*expected[:i], 1.01 * expected[i], *expected[i + 1 :])) for i in range(4))
+    assert not any(agrees((*expected[:i], 1.01 * expected[i], *expected[i + 1 :])) for i in range(3))
+
+
+def test_degrees_by_hand() -> None:
+    """Satterthwaite's formula, part by part; K = 5 draws an example give each v_i four degrees."""
+    values = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    variances = torch.tensor([0.3, 0.6, 0.9], dtype=torch.float64)
+    found = errors(values, variances, torch.tensor(0.5, dtype=torch.float64), num_samples=5)
+    square, noise = 7 / 3, 0.2
+    assert found.dof == pytest.approx((square + 0.5) ** 2 / (square**2 / 2), rel=1e-12)
+    each = sum(v**2 / 4 for v in (0.3, 0.6, 0.9)) / 9**2
+    assert found.dof_mc == pytest.approx((noise + 0.5) ** 2 / each, rel=1e-12)
+    known = errors(values, variances, torch.tensor(0.5, dtype=torch.float64))
+    assert (known.dof, known.dof_mc) == (found.dof, math.inf)
+
+
+REPLICATES = torch.tensor([[1.0, 2.0], [2.0, 5.0], [3.0, 3.0], [2.0, 2.0]], dtype=torch.float64).repeat(2, 1)
+
+
+def test_replicates_by_hand() -> None:
+    """Eight randomisations of two examples; every number from its definition in the module's head."""
+    shared = 0.01
+    result = MeanResult.of_replicates(
+        REPLICATES, kind="lower_bound", num_samples=8, shared_variance=torch.tensor(shared, dtype=torch.float64)
+    )
+    means = [1.5, 3.5, 3.0, 2.0] * 2
+    between = sum((m - 2.5) ** 2 for m in means) / 7 / 8
+    own = [
+        sum((v - c) ** 2 for v in column) / 7 / 8 for column, c in (([1, 2, 3, 2] * 2, 2.0), ([2, 5, 3, 2] * 2, 3.0))
+    ]
+    square = 0.5 / 2  # the averages are 2 and 3
+    data = square - sum(own) / 4
+    assert data > 0
+    assert result.mean == 2.5
+    assert result.values.tolist() == [2.0, 3.0]
+    assert result.result.variance is not None
+    assert result.result.variance.tolist() == pytest.approx(own, rel=1e-12)
+    assert result.stderr_mc == pytest.approx(math.sqrt(between + shared), rel=1e-12)
+    assert result.stderr_data == pytest.approx(math.sqrt(data), rel=1e-12)
+    assert result.stderr == pytest.approx(math.sqrt(data + between + shared), rel=1e-12)
+    assert result.dof_mc == pytest.approx((between + shared) ** 2 / (between**2 / 7), rel=1e-12)
+    total = data + between + shared
+    assert result.dof == pytest.approx(total**2 / (square**2 / 1 + between**2 / 7), rel=1e-12)
+    assert (result.kind, result.num_samples, result.stratified) == ("lower_bound", 8, True)
+    difference, found = result.minus(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    assert (difference, found.stderr_data) == (1.0, 0.0)  # the averages less these have no deviation
+    assert found.stderr == pytest.approx(result.stderr_mc, rel=1e-12)
+
+
+def test_intervals_are_students() -> None:
+    result = MeanResult.of_replicates(REPLICATES, kind="lower_bound", num_samples=8)
+    low, high = result.interval(0.95, these_points=True)
+    assert result.stderr_mc is not None
+    assert (high - low) / 2 == pytest.approx(2.364624 * result.stderr_mc, rel=1e-6)  # t of 7 degrees, from a table
+    assert (high + low) / 2 == pytest.approx(2.5)
+    wide = result.interval(0.99, these_points=True)
+    assert (wide[1] - wide[0]) / 2 == pytest.approx(3.499483 * result.stderr_mc, rel=1e-6)
+    one = MeanResult.of(LogLikelihood.lower_bound(torch.randn(9)))
+    assert one.interval(these_points=True) == (-math.inf, math.inf)  # one draw cannot tell
+    assert one.interval()[1] - one.mean == pytest.approx(2.306004 * one.stderr, rel=1e-6)  # t of 8 degrees
 
 
 def test_edges() -> None:
-    zero = torch.zeros((), dtype=torch.float64)
-    assert mean_and_errors(torch.ones(1), None, zero) == (1.0, math.inf, None, None)
-    assert mean_and_errors(torch.ones(4), None, zero) == (1.0, 0.0, None, None)
-    noisy = mean_and_errors(torch.ones(4), torch.ones(4), zero)
-    assert noisy[2] == 0.0  # s^2 below the claimed noise
-    infinite = mean_and_errors(torch.tensor([0.0, -math.inf]), torch.zeros(2), zero)
-    assert infinite == (-math.inf, math.inf, None, None)
+    assert three(torch.ones(1), None, 0.0) == (math.inf, None, None)
+    assert three(torch.ones(4), None, 0.0) == (0.0, None, None)
+    assert three(torch.ones(4), torch.ones(4), 0.0)[1] == 0.0  # s^2 below the claimed noise
+    assert three(torch.tensor([0.0, -math.inf]), torch.zeros(2), 0.0) == (math.inf, None, None)
+    infinite = errors_of_replicates(torch.full((8, 2), -math.inf), torch.zeros(()))
+    assert (infinite.stderr, infinite.stderr_mc) == (math.inf, None)
+    alone = errors_of_replicates(torch.randn(8, 1, dtype=torch.float64), torch.zeros(()))
+    assert (alone.stderr, alone.stderr_data) == (math.inf, math.inf)
 
 
 def test_what_fails_and_what_is_a_result() -> None:
@@ -94,3 +158,13 @@ def test_what_fails_and_what_is_a_result() -> None:
         MeanResult.of(said)
     found = MeanResult.of(LogLikelihood.exact(torch.tensor([0.0, -math.inf, -math.inf])))
     assert (found.mean, found.infinite, found.stderr) == (-math.inf, 2, math.inf)
+    values = torch.zeros(8, 3)
+    values[2, 1] = -math.inf
+    lost = MeanResult.of_replicates(values, kind="lower_bound", num_samples=8)
+    assert (lost.mean, lost.infinite, lost.stderr, lost.stderr_mc) == (-math.inf, 1, math.inf, None)
+    assert lost.minus(torch.zeros(3))[0] == -math.inf
+    values[3, 1] = math.nan
+    with pytest.raises(NumericsError, match="3 points has 1 NaN"):
+        MeanResult.of_replicates(values, kind="lower_bound", num_samples=8)
+    with pytest.raises(InputError, match=r"\(R, B\) with R >= 8; got \(7, 3\)"):
+        MeanResult.of_replicates(values[:7], kind="lower_bound", num_samples=8)
