@@ -111,7 +111,12 @@ class Adapted(Wrapper):
             part = inner(y, 1, repeated).shifted(ladj, "log_jacobian")
             shared = torch.maximum(shared, part.shared_variance)
             if part.kind in ("exact", "weights"):
-                sums.add(part.lower.view(k, n), {name: term.view(k, n).mean(0) for name, term in part.terms.items()})
+                anatomy = part.anatomy()
+                sums.add(
+                    part.lower.view(k, n),
+                    {name: term.view(k, n).mean(0) for name, term in part.terms.items()},
+                    {name: array.view(k, n, *array.shape[1:]).mean(0) for name, array in anatomy.items()},
+                )
             else:
                 parts.append((k, part))
         if sums.count:

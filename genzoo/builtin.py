@@ -103,22 +103,24 @@ def genzoo_datasets() -> list[DatasetCard]:
 
 @hookimpl
 def genzoo_metrics() -> list[MetricCard]:
-    """Distances between samples, which mean something where the plane is the space."""
+    """How far samples are from data, for every kind of data."""
     return [
         MetricCard(
             name="sliced_wasserstein",
             summary="sliced Wasserstein distance between samples and reference points",
             target="genzoo.metrics:sliced_wasserstein",
             paper="Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3",
-            data=("real",),
-            max_dims=2,
         ),
         MetricCard(
             name="mmd",
             summary="maximum mean discrepancy between samples and reference points",
             target="genzoo.metrics:mmd",
             paper="Gretton et al. 2012, JMLR 13:723-773",
-            data=("real",),
-            max_dims=2,
+        ),
+        MetricCard(
+            name="c2st",
+            summary="classifier two-sample test: how often samples and data are told apart; 0.5 is best",
+            target="genzoo.metrics:classifier_accuracy",
+            paper="Lopez-Paz and Oquab 2017, arXiv:1610.06545",
         ),
     ]

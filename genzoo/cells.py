@@ -22,7 +22,7 @@ from genzoo.config import Budget, Reference, TrainSettings
 from genzoo.errors import CapabilityError, GenzooError, NumericsError
 from genzoo.evaluation import Evaluation, evaluate, log_density_grid
 from genzoo.interface import GenerativeModel, derive_seed
-from genzoo.plan import Cell
+from genzoo.plan import Cell, Plan
 from genzoo.provenance import commit, machine, versions
 from genzoo.records import RunRecord, finite, write_arrays, write_bytes
 from genzoo.registry import Registry, load_registry
@@ -31,6 +31,7 @@ from genzoo.training import Trainer, points_of
 
 PLANE_SAMPLES, STORED_PLANE_SAMPLES, IMAGE_SAMPLES, TRACES = 10_000, 2_000, 64, 8
 TELL_SECONDS = 0.5
+LEAST_SAMPLES = 4
 GRID_SAMPLES = 64
 """Most draws a grid node of a density map."""
 
@@ -117,7 +118,7 @@ def _run(cell: Cell, record: RunRecord) -> None:
     arrays = _curves(trainer) | evaluation_arrays(result)
 
     _log(cell.folder, {"stage": "sampling"})
-    arrays |= _samples(model, data, record, registry, cell.plan.test)
+    arrays |= _samples(model, data, record, registry, cell.plan)
     if data.truth is not None:
         grid = log_density_grid(model, data.truth, num_samples=min(result.num_samples, GRID_SAMPLES))
         arrays |= {name: value.numpy() for name, value in grid.items()}
@@ -167,14 +168,15 @@ def fill(record: RunRecord, result: Evaluation, seed: int) -> None:
 
 
 def evaluation_arrays(result: Evaluation) -> dict[str, np.ndarray[Any, Any]]:
-    """Per-example arrays of an evaluation, as `arrays.npz` names them."""
+    """What `arrays.npz` holds of an evaluation: the answer by example, and the anatomy as means over the examples."""
     arrays = {"index": result.index.numpy(), "lower": result.result.lower.cpu().numpy()}
     for name, value in (("upper", result.result.upper), ("variance", result.result.variance), ("log_p", result.log_p)):
         if value is not None:
             arrays[name] = value.cpu().numpy()
     for name, value in result.result.arrays.items():
-        arrays[f"anatomy_{name}"] = value.cpu().to(torch.float32).numpy()
-    return arrays
+        if name not in result.anatomy:
+            arrays[f"each_{name}"] = value.cpu().to(torch.float32).numpy()
+    return arrays | {f"anatomy_{name}": value.numpy() for name, value in result.anatomy.items()}
 
 
 def weights_bytes(model: GenerativeModel) -> bytes:
@@ -202,12 +204,12 @@ def _curves(trainer: Trainer) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _samples(
-    model: GenerativeModel, data: Dataset, record: RunRecord, registry: Registry, test: bool
+    model: GenerativeModel, data: Dataset, record: RunRecord, registry: Registry, plan: Plan
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Draw, time, measure and store samples beside as many real ones."""
     plane = data.truth is not None
-    n = PLANE_SAMPLES if plane else IMAGE_SAMPLES
-    reference = points_of(data, "test" if test else "valid", 2 * n)
+    n = plan.evaluation.samples or (PLANE_SAMPLES if plane else IMAGE_SAMPLES)
+    reference = points_of(data, "test" if plan.test else "valid", 2 * n)
     condition = None
     if model.spec.classes is not None and reference.y is not None:
         condition = reference.y[torch.arange(n) % len(reference.y)].to(model.device)
@@ -218,15 +220,8 @@ def _samples(
     except GenzooError as error:
         record.notes.append(f"no samples: {error}")
         return {}
-    first, second = reference.x[:n], reference.x[n : 2 * n]
-    for name, card in registry.metrics.items():
-        fits = data.spec.kind in card.data and (card.max_dims is None or data.spec.dims <= card.max_dims)
-        if fits and len(second) > 1:
-            metric = card.resolve()
-            record.metrics[name] = {
-                "value": metric(samples, first, 0),
-                "reference": metric(second, first[: len(second)], 0),
-            }
+    first = reference.x[:n]
+    record.metrics = _metrics(samples, reference.x, data, registry)
     kept = min(n, STORED_PLANE_SAMPLES)
     arrays: dict[str, np.ndarray[Any, Any]] = {"samples": samples[:kept].numpy(), "reference": first[:kept].numpy()}
     if len(data.spec.event_shape) == 3:
@@ -234,6 +229,21 @@ def _samples(
     for name, frames in model.traces(first[:TRACES].to(model.device), TRACES, record.seed).items():
         arrays[f"trace_{name}"] = frames.cpu().numpy()
     return arrays
+
+
+def _metrics(samples: Tensor, real: Tensor, data: Dataset, registry: Registry) -> dict[str, dict[str, float | None]]:
+    """Each metric of samples against real points, beside its value for as many other real points; both halves of
+    `real` and the samples count alike, so that the two values can be compared."""
+    m = min(len(samples), len(real) // 2)
+    if m < LEAST_SAMPLES:
+        return {}
+    first, second = real[:m], real[m : 2 * m]
+    return {
+        name: {"value": metric(samples[:m], first, 0), "reference": metric(second, first, 0)}
+        for name, card in registry.metrics.items()
+        if data.spec.kind in card.data and (card.max_dims is None or data.spec.dims <= card.max_dims)
+        for metric in [card.resolve()]
+    }
 
 
 def _nearest(samples: Tensor, data: Dataset) -> Tensor:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genzoo.errors import UnknownNameError
+from genzoo.errors import NumericsError, UnknownNameError
 from genzoo.interface import Estimator, GenerativeModel
-from genzoo.likelihood import Kind, LogLikelihood
+from genzoo.likelihood import Kind, LogLikelihood, term_of
 from genzoo.spec import Dataset, Density
 from genzoo.training import evaluation_index, points_of
 
+ANATOMY_SLACK = 1e-4
+"""Relative rounding allowed between a term and the sum of its parts, which may be float32."""
 FLOOR_ERRORS = 4.0
 """Paired standard errors below the truth at which a bound is reported as a bug."""
 DEFAULT_POINTS = {"plane": 10_000, "other": 2_000}
@@ -26,6 +28,7 @@ class Evaluation:
 
     Attributes:
         index: which examples of the split, `(n,)`; result: the per-example answer; log_p: the truth's, where known.
+        anatomy: mean over the points, nats, of each array that takes a term apart; its sum is that term.
     """
 
     nll: float
@@ -54,6 +57,7 @@ class Evaluation:
     index: Tensor
     result: LogLikelihood
     log_p: Tensor | None
+    anatomy: dict[str, Tensor]
 
     def __str__(self) -> str:
         sign = {"exact": "=", "estimate": "~"}.get(self.kind, "<=")
@@ -158,7 +162,24 @@ def evaluate(
         index=evaluation_index(len({"train": data.train, "valid": data.valid, "test": data.test}[split]), done),
         result=result,
         log_p=log_p,
+        anatomy=anatomy(result),
     )
+
+
+def anatomy(result: LogLikelihood) -> dict[str, Tensor]:
+    """Means over the examples, float64 nats, of the arrays that take a term apart.
+
+    Raises:
+        NumericsError: the parts of a term do not sum to it.
+    """
+    means = {}
+    for name, array in result.anatomy().items():
+        mean, term = array.to(torch.float64).mean(0), float(result.terms[term_of(name)].mean())
+        gap = abs(float(mean.sum()) - term)
+        if math.isfinite(term) and not gap <= ANATOMY_SLACK * (1 + abs(term)):
+            raise NumericsError(f"the parts {name} sum to {float(mean.sum()):.6g} nats; their term is {term:.6g}")
+        means[name] = mean.cpu()
+    return means
 
 
 def quadrature(model: GenerativeModel, truth: Density, chunk: int = 20_000) -> tuple[float, float]:

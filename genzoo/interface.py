@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from genzoo.config import Config as BaseConfig
 from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError, ConfigError, InputError
-from genzoo.likelihood import LogLikelihood, WeightSums
+from genzoo.likelihood import LogLikelihood, WeightSums, term_of
 from genzoo.means import MeanResult
 from genzoo.spec import Batch, DataSpec, Split
 
@@ -176,7 +176,10 @@ class LatentVariableModel(GradientModel):
 
     @abstractmethod
     def _log_weights(self, x: Tensor, num_samples: int, condition: Tensor | None) -> Mapping[str, Tensor]:
-        """Named parts `(K, B)` in nats whose sum is log p(x, z) - log q(z given x), with a fresh z for each draw."""
+        """Named parts `(K, B)` in nats whose sum is log p(x, z) - log q(z given x), with a fresh z for each draw.
+
+        A part named `<term>_per_<part>` is `(K, B, ...)`: its sum over the other dimensions is the term.
+        """
 
     @final
     def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
@@ -185,8 +188,14 @@ class LatentVariableModel(GradientModel):
         while sums.count < num_samples:
             k = min(chunk, num_samples - sums.count)
             parts = {name: part.to(torch.float64) for name, part in self._log_weights(x, k, condition).items()}
+            anatomy = {name: parts.pop(name) for name in list(parts) if term_of(name)}
+            parts |= {term_of(name): array.flatten(2).sum(2) for name, array in anatomy.items()}
             log_w = torch.stack(list(parts.values())).sum(0)
-            sums.add(log_w, {name: part.mean(0) for name, part in parts.items()})
+            sums.add(
+                log_w,
+                {name: part.mean(0) for name, part in parts.items()},
+                {name: array.mean(0) for name, array in anatomy.items()},
+            )
         return sums.result()
 
 

@@ -25,6 +25,10 @@ GAIN_SLACK = 1e-6
 """Relative rounding allowed in `importance_gain` >= 0; log-mean-exp and mean are both float64."""
 
 
+PER = "_per_"
+"""Between a term and the parts that an array takes it apart into."""
+
+
 class Extras(TypedDict, total=False):
     """What every constructor takes by keyword; shapes as in LogLikelihood."""
 
@@ -47,7 +51,8 @@ class LogLikelihood:
         variance: `(B,)` Monte Carlo variance of `lower`, independent between examples; None where one draw cannot tell.
         shared_variance: `()` variance of an offset common to all examples, such as log Z.
         terms: named parts `(B,)` in nats, means over the same draws; they sum to `lower`.
-        arrays: anatomy `{name: (B, ...)}`, such as a bound per time step.
+        arrays: `{name: (B, ...)}`. One named `<term>_per_<part>` is anatomy: over its other dimensions it sums to that
+            term (a divergence per latent, a log-determinant per layer, a bound per time step).
     """
 
     lower: Tensor
@@ -73,6 +78,10 @@ class LogLikelihood:
                 raise InputError(f"expected array {name!r} ({shape[0]}, ...); got {tuple(value.shape)}")
         if self.shared_variance.ndim != 0:
             raise InputError(f"expected shared_variance (); got {tuple(self.shared_variance.shape)}")
+
+    def anatomy(self) -> dict[str, Tensor]:
+        """The arrays that take a term apart: `{"<term>_per_<part>": (B, ...)}`, nats."""
+        return {name: array for name, array in self.arrays.items() if term_of(name) in self.terms}
 
     @classmethod
     def exact(cls, value: Tensor, **extras: Unpack[Extras]) -> LogLikelihood:
@@ -137,6 +146,12 @@ class LogLikelihood:
         )
 
 
+def term_of(name: str) -> str:
+    """`kl` of `kl_per_latent`; empty for an array that is no anatomy."""
+    term, found, _ = name.partition(PER)
+    return term if found else ""
+
+
 class WeightSums:
     """Running sums over importance weights, so that any number of draws fits in memory chunk by chunk.
 
@@ -150,10 +165,14 @@ class WeightSums:
         self._log_sum_square: Tensor | None = None
         self._sum: Tensor | None = None
         self._terms: dict[str, Tensor] = {}
+        self._anatomy: dict[str, Tensor] = {}
 
-    def add(self, log_w: Tensor, terms: Mapping[str, Tensor]) -> None:
-        """Add `log_w (K, B)` and `terms {name: (B,)}`, means over these K draws."""
+    def add(self, log_w: Tensor, terms: Mapping[str, Tensor], anatomy: Mapping[str, Tensor] | None = None) -> None:
+        """Add `log_w (K, B)`, `terms {name: (B,)}` and `anatomy {name: (B, ...)}`, means over these K draws."""
         k, log_w = len(log_w), _f64(log_w)
+        for name, value in (anatomy or {}).items():
+            held = self._anatomy.get(name)
+            self._anatomy[name] = k * _f64(value) if held is None else held + k * _f64(value)
         log_sum, log_sum_square, total = log_w.logsumexp(0), (2 * log_w).logsumexp(0), log_w.sum(0)
         if self._log_sum is None or self._log_sum_square is None or self._sum is None:
             self._log_sum, self._log_sum_square, self._sum = log_sum, log_sum_square, total
@@ -172,10 +191,11 @@ class WeightSums:
         k = self.count
         lower = self._log_sum - math.log(k)
         terms = {name: value / k for name, value in self._terms.items()}
+        arrays = {**extras.get("arrays", {}), **{name: value / k for name, value in self._anatomy.items()}}
         if k > 1:
             # sum w^2 / (sum w)^2; nan where every weight is zero, which has no effective draws
             concentration = (self._log_sum_square - 2 * self._log_sum).exp().nan_to_num(nan=1.0)
-            extras["arrays"] = {**extras.get("arrays", {}), "effective_sample_size": (1 / concentration).clamp(max=k)}
+            arrays["effective_sample_size"] = (1 / concentration).clamp(max=k)
             if extras.get("variance") is None:
                 extras["variance"] = ((k * concentration - 1) / (k - 1)).clamp(min=0.0)
             gain = lower - self._sum / k
@@ -184,7 +204,7 @@ class WeightSums:
                 raise NumericsError(f"importance gain below zero ({float(gain[finite].min())}): log-mean-exp < mean")
             if terms:
                 terms["importance_gain"] = gain
-        extras["terms"] = terms
+        extras["terms"], extras["arrays"] = terms, arrays
         return LogLikelihood(lower=lower, kind="weights", num_samples=k, **_clean(extras))
 
 

@@ -21,6 +21,10 @@ NONE = "none"
 """How TOML, which has no word for it, says None: `clip = "none"`."""
 
 
+LATER = ("samples",)
+"""Keys of `[evaluation]` that runs of the first release did not have."""
+
+
 class EvaluationPlan(Config):
     """How each trained model is evaluated."""
 
@@ -32,6 +36,14 @@ class EvaluationPlan(Config):
         DEFAULT_MAX_SECONDS, ge=0, description="stop after the batch in which this has passed; 0: no limit"
     )
     seed: int = Field(0, ge=0, description="seed of the draws")
+    samples: int | None = Field(
+        None, ge=4, description="samples that the metrics speak of; none: 10,000 in the plane, 64 elsewhere"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What goes into hashes. A key that came later counts once it is set, so that older runs keep their names."""
+        values = self.model_dump(mode="json")
+        return {key: value for key, value in values.items() if key not in LATER or value is not None}
 
 
 class Plan(Config):
@@ -108,7 +120,8 @@ class Plan(Config):
     @property
     def key(self) -> str:
         """Ten hex digits over everything that changes a number."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:10]
+        values = self.model_dump(mode="json") | {"evaluation": self.evaluation.identity()}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
     def cells(
         self, folder: Path, plugin_files: tuple[str, ...] = (), data_keys: Mapping[str, str] | None = None
@@ -159,7 +172,7 @@ class Cell(Config):
             "threads": self.plan.threads,
             "device": self.plan.device.split(":")[0],
             "training": self.plan.training,
-            "evaluation": self.plan.evaluation.model_dump(mode="json"),
+            "evaluation": self.plan.evaluation.identity(),
             "test": self.plan.test,
         }
         return cell_name(model.name, data.name.split("/")[-1], self.seed, identity)

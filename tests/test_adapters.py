@@ -62,7 +62,8 @@ class Stub(GenerativeModel):
             s = 0.5
             ratio = s * torch.randn(num_samples, len(x), dtype=torch.float64) - s * s / 2  # E exp = 1
             terms = {"density": log_p, "ratio": ratio.mean(0)}
-            return LogLikelihood.weights(log_p + ratio, terms=terms)
+            halves = {"ratio_per_half": ratio.mean(0)[:, None].expand(-1, 2) / 2}
+            return LogLikelihood.weights(log_p + ratio, terms=terms, arrays=halves)
         shared = torch.tensor(SHARED)
         if self.kind == "lower_bound":
             return LogLikelihood.lower_bound(log_p, num_samples=num_samples, terms={"density": log_p})
@@ -189,6 +190,8 @@ def test_terms_add_up(draws: int) -> None:
     assert set(said.terms) == {"density", "ratio", "log_jacobian"} | ({"importance_gain"} if draws > 1 else set())
     torch.testing.assert_close(sum(said.terms.values()), said.lower, rtol=1e-12, atol=1e-12)
     assert bool((said.terms["log_jacobian"] != 0).all())
+    assert list(said.anatomy()) == ["ratio_per_half"]
+    torch.testing.assert_close(said.anatomy()["ratio_per_half"].sum(1), said.terms["ratio"], rtol=1e-12, atol=1e-12)
 
 
 def test_chunks_do_not_change_the_law(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def test_a_bound_below_the_truth_is_reported_as_a_bug(
     assert sound.mass is not None
     assert bug.mass is not None
     assert bug.mass > 1000 * sound.mass
-    assert {"sliced_wasserstein", "mmd"} == sound.metrics.keys()
+    assert {"sliced_wasserstein", "mmd", "c2st"} == sound.metrics.keys()
     assert {"grid_x", "grid_y", "grid_truth", "grid_model", "log_p"} <= find_cells(tmp_path)[0].arrays().keys()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from genzoo import api
 from genzoo.config import TrainSettings
 from genzoo.errors import NumericsError, UnknownNameError
-from genzoo.evaluation import evaluate, log_density_grid
+from genzoo.evaluation import anatomy, evaluate, log_density_grid
 from genzoo.interface import GenerativeModel, Learner
 from genzoo.likelihood import LogLikelihood
 from genzoo.spec import Dataset, DataSpec, Density
@@ -236,6 +236,18 @@ def test_minus_infinity_is_a_result(images: Dataset) -> None:
 def test_nan_and_plus_infinity_are_not(images: Dataset) -> None:
     with pytest.raises(NumericsError, match=r"log-likelihood of 10 points has 2 NaN and 1 \+inf"):
         evaluate(Constant(images.spec, (math.nan, math.inf, math.nan)), images)
+
+
+@pytest.mark.parametrize("off", [0.0, 0.01])
+def test_anatomy_must_sum_to_its_term(images: Dataset, off: float) -> None:
+    lower = torch.linspace(-5, -3, 6, dtype=torch.float64)
+    layers = torch.stack([0.25 * lower, 0.75 * lower + off, torch.zeros(6)], 1).float()
+    answer = LogLikelihood.exact(lower, terms={"log_det": lower}, arrays={"log_det_per_layer": layers, "other": layers})
+    if off:
+        with pytest.raises(NumericsError, match=r"the parts log_det_per_layer sum to -3\.99 nats; their term is -4"):
+            anatomy(answer)
+    else:
+        torch.testing.assert_close(anatomy(answer), {"log_det_per_layer": layers.double().mean(0)})
 
 
 def test_the_test_split_is_not_the_validation_split(images: Dataset) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genzoo.errors import InputError, NumericsError
-from genzoo.likelihood import LogLikelihood, WeightSums
+from genzoo.likelihood import LogLikelihood, WeightSums, term_of
 
 K, B = 100, 7
 
@@ -51,6 +51,20 @@ def test_chunks_do_not_change_the_answer() -> None:
     for name in whole.terms:
         torch.testing.assert_close(chunked.terms[name], whole.terms[name], rtol=1e-11, atol=1e-9)
     assert chunked.num_samples == K
+
+
+def test_anatomy_is_averaged_over_draws_and_named_by_its_term() -> None:
+    """Parts of a term are means over all draws, whatever the chunks, and sum to it; other arrays are no anatomy."""
+    parts = torch.randn(K, B, 3, dtype=torch.float64)
+    log_w, sums = parts.sum(2), WeightSums()
+    for rows in torch.arange(K).split([1, 30, 69]):
+        sums.add(log_w[rows], {"kl": log_w[rows].mean(0)}, {"kl_per_latent": parts[rows].mean(0)})
+    said = sums.result()
+    assert list(said.anatomy()) == ["kl_per_latent"]
+    torch.testing.assert_close(said.anatomy()["kl_per_latent"], parts.mean(0), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(said.anatomy()["kl_per_latent"].sum(1), said.terms["kl"], rtol=1e-11, atol=1e-12)
+    assert "effective_sample_size" in said.arrays
+    assert (term_of("kl_per_latent"), term_of("steps"), term_of("log_det_per_layer")) == ("kl", "", "log_det")
 
 
 def test_delta_variance_is_that_of_repeats() -> None:

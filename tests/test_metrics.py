@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genzoo.metrics import mmd, sliced_wasserstein
+from genzoo.metrics import classifier_accuracy, mmd, sliced_wasserstein
 
 
 def test_sliced_wasserstein_of_shifted_points() -> None:
@@ -73,3 +73,38 @@ def test_mmd_has_mean_zero_under_the_null() -> None:
     assert centred(values)
     assert not centred(values + 0.01)
     assert mmd(torch.randn(60, 2) + 2, torch.randn(60, 2), 0) > 10 * float(values.std())
+
+
+def test_classifier_accuracy_under_the_null_and_far_away() -> None:
+    """Two samples of one law: hits among the m = 600 classified are binomial(m, 1/2) but for their sharing a training
+    set, which adds little; the mean of 40 lies within 4 of the binomial errors of the mean. Samples apart by five
+    deviations are always told apart."""
+    torch.manual_seed(0)
+    found = torch.tensor([classifier_accuracy(torch.randn(600, 2), torch.randn(600, 2), seed) for seed in range(40)])
+    assert abs(float(found.mean()) - 0.5) < 4 * 0.5 / math.sqrt(600 * 40)
+    assert float(found.std()) < 2 * 0.5 / math.sqrt(600)
+    assert classifier_accuracy(torch.randn(600, 2) + 5, torch.randn(600, 2), 0) == 1
+
+
+def test_classifier_accuracy_approaches_the_best_rule() -> None:
+    """N(0, 1) against N(d, 1): the best rule cuts at d/2 and is right with probability Phi(d/2), 0.6915 for d = 1. The
+    nearest neighbours come within three binomial errors (0.011 each) plus their own loss, about 0.01; the bare error of
+    one side, 0.5, would not pass."""
+    torch.manual_seed(0)
+    found = classifier_accuracy(torch.randn(4000, 1) + 1, torch.randn(4000, 1), 0)
+    best = 0.5 * (1 + math.erf(0.5 / math.sqrt(2)))
+    assert best - 0.045 < found < best + 0.033
+
+
+def test_classifier_accuracy_sees_structure_and_codes() -> None:
+    """A mixture with the moments of a Gaussian is told from it; so are binary images from their negatives, while a
+    dimension that never moves breaks nothing. A seed repeats the number."""
+    torch.manual_seed(0)
+    ring = torch.nn.functional.normalize(torch.randn(2000, 2), dim=1) * 2**0.5
+    assert classifier_accuracy(ring, torch.randn(2000, 2), 0) > 0.8
+    images = (torch.rand(200, 1, 4, 4) < 0.2).to(torch.uint8)
+    images[:, :, 0, 0] = 0
+    others = images.clone()
+    others[:, :, 1:, 1:] = 1 - others[:, :, 1:, 1:]
+    assert classifier_accuracy(others, images, 0) > 0.95
+    assert classifier_accuracy(others, images, 3) == classifier_accuracy(others, images, 3)

@@ -33,6 +33,13 @@ def test_a_plan_is_read_back_from_its_toml(plan: Plan, tmp_path: Path) -> None:
     assert Plan.read(path).key == plan.key
 
 
+def test_a_later_key_changes_hashes_once_it_is_set() -> None:
+    plan = Plan(models=("flow",), datasets=("moons",))
+    other = plan.model_copy(update={"evaluation": EvaluationPlan(samples=500)})
+    assert plan.key != other.key
+    assert next(plan.cells(Path("runs"))).name != next(other.cells(Path("runs"))).name
+
+
 def test_hashes_are_stable() -> None:
     """Old runs are found by these names; a change here orphans them, so it must be meant."""
     plan = Plan(models=("flow[layers=8]",), datasets=("moons",), budget="20steps")

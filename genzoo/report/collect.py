@@ -28,7 +28,7 @@ from genzoo.records import CellFolder, RunRecord, find_cells
 State = Literal["ranked", "infinite", "estimate", "bug", "no number"]
 Arrays = Mapping[str, NDArray[Any]]
 
-UNUSED = ("anatomy_", "trace_")  # large, and not drawn: not kept
+UNUSED = ("each_", "trace_")  # large, and not drawn: not kept
 
 
 @dataclass(frozen=True)

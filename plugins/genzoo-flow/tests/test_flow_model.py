@@ -133,8 +133,8 @@ def test_terms_and_arrays() -> None:
     answer = flow.log_likelihood(x[:50])
     assert answer.kind == "exact"
     torch.testing.assert_close(answer.terms["base"] + answer.terms["log_det"], answer.lower)
-    torch.testing.assert_close(answer.arrays["log_det"].sum(1), answer.terms["log_det"])
-    assert answer.arrays["log_det"].shape == (50, 5)
+    torch.testing.assert_close(answer.arrays["log_det_per_layer"].sum(1), answer.terms["log_det"])
+    assert answer.arrays["log_det_per_layer"].shape == (50, 5)
     torch.testing.assert_close(flow.loss(x[:50]).double(), -answer.lower, rtol=1e-5, atol=1e-5)
     layers = flow.traces(x, 20, 0)["layers"]
     assert layers.shape == (20, 6, 2)

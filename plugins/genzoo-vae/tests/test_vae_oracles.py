@@ -82,11 +82,11 @@ def test_weights_of_the_exact_posterior_are_the_evidence() -> None:
     # Each draw of p(x, z) / p(z given x) is p(x): float64 rounding only, so far inside 1e-5.
     linear = Linear()
     parts = linear.model._log_weights(linear.x, 5, None)
-    log_w = (parts["reconstruction"] + parts["kl"]).detach()
+    log_w = (parts["reconstruction"] + parts["kl_per_latent"].sum(2)).detach()
     torch.testing.assert_close(log_w, linear.log_p.expand(5, -1), atol=1e-5, rtol=0)
     linear.model.encoder[0].bias.data[2:4] += math.log(1.01)  # posterior scale 1 % too wide
     parts = linear.model._log_weights(linear.x, 5, None)
-    log_w = (parts["reconstruction"] + parts["kl"]).detach()
+    log_w = (parts["reconstruction"] + parts["kl_per_latent"].sum(2)).detach()
     with pytest.raises(AssertionError):
         torch.testing.assert_close(log_w, linear.log_p.expand(5, -1), atol=1e-5, rtol=0)
 
@@ -187,6 +187,30 @@ def test_mixture_prior_equals_torch() -> None:
     torch.testing.assert_close(prior.log_prob(z), torch_law(prior).log_prob(z), atol=1e-10, rtol=1e-10)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(prior.log_prob(z), torch_law(prior).log_prob(1.01 * z), atol=1e-10, rtol=1e-10)
+
+
+def test_divergence_per_latent_is_that_of_the_conditionals() -> None:
+    """Two latents: log p(z_1) is the mixture of the first coordinates, built by torch; the rest is log p(z) less it.
+    q's parts are held against torch's triangular Gaussian, whose first coordinate is marginally N(m_1, L_11^2)."""
+    torch.manual_seed(0)
+    prior = GaussianMixture(2, 5)
+    torch.nn.init.normal_(prior.logits)
+    z = torch.randn(7, 3, 2)
+    mixture = torch.distributions.Categorical(logits=prior.logits.double())
+    component = torch.distributions.Normal(prior.loc[:, 0].double(), prior.log_scale[:, 0].double().exp())
+    first = torch.distributions.MixtureSameFamily(mixture, component).log_prob(z[..., 0].double())
+    with torch.no_grad():
+        parts = prior.log_prob_per_latent(z)
+        torch.testing.assert_close(parts[..., 0], first.detach(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(parts.sum(-1), prior.log_prob(z), atol=1e-5, rtol=0)
+        normal = StandardNormal(2)
+        torch.testing.assert_close(normal.log_prob_per_latent(z).sum(-1), normal.log_prob(z))
+        q = GaussianPosterior(torch.randn(3, GaussianPosterior.outputs_for(2, True)), 2, True)
+        draws, eps = q.draw(7)
+        of_q = q.log_prob_per_latent(eps)
+        marginal = torch.distributions.Normal(q.loc[:, 0].double(), q.log_diagonal[:, 0].double().exp())
+        torch.testing.assert_close(of_q[..., 0], marginal.log_prob(draws[..., 0].double()), atol=1e-5, rtol=0)
+        torch.testing.assert_close(of_q.sum(-1), q.log_prob(eps))
 
 
 def test_mixture_prior_draws_from_itself() -> None:

@@ -4,7 +4,7 @@
 
 Vectors `(D,)` go through rational-quadratic spline couplings (Durkan et al. 2019, arXiv:1906.04032); images `(C, H, W)`
 through the same splines with convolutions in a multi-scale architecture (Dinh et al. 2017, arXiv:1605.08803). Terms:
-`base` = log N(f(x)), `log_det`; array `log_det` `(B, layers)`.
+`base` = log N(f(x)), `log_det`; array `log_det_per_layer` `(B, layers)`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class Flow(GradientModel):
         z, ladj = self.flow.parts(x, self._context(condition, x))
         base, ladj = standard_normal(z.double()), ladj.double()
         terms = {"base": base, "log_det": ladj.sum(1)}
-        return LogLikelihood.exact(sum(terms.values(), torch.zeros_like(base)), terms=terms, arrays={"log_det": ladj})
+        lower = sum(terms.values(), torch.zeros_like(base))
+        return LogLikelihood.exact(lower, terms=terms, arrays={"log_det_per_layer": ladj})
 
     def _sample(self, n: int, condition: Tensor | None) -> Tensor:
         z = torch.randn(n, self.spec.dims, device=self.device)

@@ -52,6 +52,10 @@ class GaussianPosterior:
         constant = 0.5 * self.loc.shape[1] * math.log(2 * math.pi)
         return -0.5 * (eps.double() ** 2).sum(-1) - self.log_diagonal.sum(-1, dtype=torch.float64) - constant
 
+    def log_prob_per_latent(self, eps: Tensor) -> Tensor:
+        """log q(z_i given z_<i, x), `(k, B, d)` float64 nats, at the draw made of `eps`: it sums to `log_prob`."""
+        return -0.5 * (eps.double() ** 2 + math.log(2 * math.pi)) - self.log_diagonal.double()
+
     def kl_from_standard_normal(self) -> Tensor:
         """`(B, d)` float64 nats, summing to KL(q(z given x), N(0, I))."""
         log_diagonal = self.log_diagonal.double()

@@ -28,6 +28,10 @@ class Prior(nn.Module, ABC):
         """log p(z), `(*S,)` float64 nats."""
 
     @abstractmethod
+    def log_prob_per_latent(self, z: Tensor) -> Tensor:
+        """log p(z_i given z_<i), `(*S, d)` float64 nats: it sums to log p(z)."""
+
+    @abstractmethod
     def draw(self, n: int, like: Tensor) -> Tensor:
         """n draws `(n, d)`, in the dtype and on the device of `like`."""
 
@@ -53,6 +57,10 @@ class StandardNormal(Prior):
     def log_prob(self, z: Tensor) -> Tensor:
         """See Prior."""
         return -0.5 * (z.double() ** 2).sum(-1) - 0.5 * self.latents * LOG_2PI
+
+    def log_prob_per_latent(self, z: Tensor) -> Tensor:
+        """See Prior."""
+        return -0.5 * (z.double() ** 2 + LOG_2PI)
 
     def draw(self, n: int, like: Tensor) -> Tensor:
         """See Prior."""
@@ -86,6 +94,17 @@ class GaussianMixture(Prior):
         squares = (((z[..., None, :] - self.loc) * (-log_scale).exp()) ** 2).sum(-1)  # (*S, J)
         log_weights = self.logits.log_softmax(0) - log_scale.sum(1) - 0.5 * self.loc.shape[1] * LOG_2PI  # (J,)
         return (log_weights - 0.5 * squares).logsumexp(-1).double()
+
+    def log_prob_per_latent(self, z: Tensor) -> Tensor:
+        """See Prior. The law of z_1..z_i is the mixture of the same components, cut to these dimensions."""
+        scale, logs = self._log_scales(), self.logits.log_softmax(0)  # logs: of weight times density, (*S, J)
+        first = []
+        for i in range(z.shape[-1]):
+            squares = ((z[..., i, None] - self.loc[:, i]) * (-scale[:, i]).exp()).square()
+            logs = logs - 0.5 * squares - (scale[:, i] + 0.5 * LOG_2PI)
+            first.append(logs.logsumexp(-1).double())
+        total = torch.stack(first, -1)
+        return torch.diff(total, dim=-1, prepend=torch.zeros_like(total[..., :1]))
 
     def initialise(self, z: Tensor) -> None:
         """Means at J of the examples, each component with a J-th of the volume of all, equal weights."""

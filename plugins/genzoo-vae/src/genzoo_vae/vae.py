@@ -210,7 +210,8 @@ class VAE(LatentVariableModel):
     def _log_weights(self, x: Tensor, num_samples: int, condition: Tensor | None) -> Mapping[str, Tensor]:
         q = self.encode(x, condition)
         z, eps = q.draw(num_samples)
-        return {"reconstruction": self.head.log_prob(self.decode(z, condition), x), "kl": self.log_ratio(q, z, eps)}
+        ratio = self.prior.log_prob_per_latent(z) - q.log_prob_per_latent(eps)  # (K, B, d)
+        return {"reconstruction": self.head.log_prob(self.decode(z, condition), x), "kl_per_latent": ratio}
 
     def _loss(self, x: Tensor, progress: float, condition: Tensor | None) -> Tensor:
         """The negative ELBO, or IWAE_K, with log p(z) - log q(z given x) weighted by beta: in nats once beta is 1."""
@@ -253,8 +254,8 @@ class ELBO(Estimator):
     """The ELBO: one draw is unbiased for a bound, and is never exponentiated. `variance` is None with one draw.
 
     Terms `reconstruction` and `kl` (minus the KL). A standard normal prior has the KL in closed form, and the array
-    `kl_per_latent (B, d)`, a unit's share of it, zero where the unit is unused. With a mixture prior the term is named
-    `kl_sampled`: the mean of log p(z) - log q(z given x) over the same draws.
+    `kl_per_latent (B, d)`, a unit's share of that term, zero where the unit is unused. With a mixture prior the term is
+    named `kl_sampled`: the mean of log p(z) - log q(z given x) over the same draws.
     """
 
     name = "elbo"
@@ -288,5 +289,5 @@ class ELBO(Estimator):
             num_samples=num_samples,
             variance=spread / (num_samples - 1) if num_samples > 1 else None,
             terms={"reconstruction": reconstruction, "kl" if closed is not None else "kl_sampled": ratio},
-            arrays={} if per_latent is None else {"kl_per_latent": per_latent},
+            arrays={} if per_latent is None else {"kl_per_latent": -per_latent},
         )
