@@ -10,12 +10,16 @@ from typing import Any
 import torch
 
 from genzoo.adapters import adapt
-from genzoo.cards import ModelCard
+from genzoo.cards import Card, ModelCard
 from genzoo.config import ADAPTER_KEYS, AdapterConfig, Config, Reference
 from genzoo.errors import CapabilityError, ConfigError, DataError, PluginError, UnknownNameError
 from genzoo.interface import GenerativeModel
 from genzoo.registry import Registry
 from genzoo.spec import Dataset, DataSpec
+
+LEVELS = {"real": None, "binary": 2, "discrete": 256}
+SHAPES = ((2,), (1, 8, 8), (1, 28, 28), (3, 32, 32))
+"""What a card's word is tried on, after the smallest event that it says it takes."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,12 @@ class Blueprint:
             UnknownNameError: no such model or config key. ConfigError: a wrong value.
             CapabilityError: the card does not take such data.
         """
-        card = registry.model(name)
-        low, high = card.min_dims, card.max_dims
+        return cls.of_card(registry.model(name), options, spec)
+
+    @classmethod
+    def of_card(cls, card: ModelCard, options: Mapping[str, Any], spec: DataSpec) -> Blueprint:
+        """The same from a card."""
+        name, low, high = card.name, card.min_dims, card.max_dims
         if spec.kind not in card.data:
             raise CapabilityError(f"{name} takes {', '.join(card.data)} data; this data set is {spec.kind}")
         if spec.dims < low or (high is not None and spec.dims > high):
@@ -72,6 +80,30 @@ class Blueprint:
         own = {key: value for key, value in stored.items() if key != "adapters"}
         adapters = AdapterConfig.parse(stored.get("adapters", {}), name)
         return cls(card, spec, card.resolve().Config.parse(own, name), adapters)
+
+
+def check_card(card: Card) -> None:
+    """Import the card's target, and build a model for each kind of data that the card says it takes.
+
+    Raises PluginError where the card lies: no such target, not a GenerativeModel, none of a few shapes taken.
+    """
+    if not isinstance(card, ModelCard):
+        if not callable(card.resolve()):
+            raise PluginError(f"{card.target} of {card.what} {card.name} cannot be called; expected a function")
+        return
+    for kind in card.data:
+        refused: Exception | None = None
+        for shape in ((card.min_dims,), *SHAPES):
+            try:
+                Blueprint.of_card(card, {}, DataSpec(shape, LEVELS[kind])).build(0)
+                break
+            except PluginError:
+                raise
+            except Exception as error:  # it may take another shape
+                refused = refused or error
+        else:
+            words = f"{type(refused).__name__}: {refused}"
+            raise PluginError(f"card {card.name} says that the model takes {kind} data; it took none: {words}")
 
 
 def load_reference(registry: Registry, reference: Reference) -> Dataset:

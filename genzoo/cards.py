@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from genzoo.errors import PluginError
+from genzoo.guard import descriptor_to
 
 API = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,31}\Z")
@@ -75,7 +76,7 @@ class Card:
         """
         module, attribute = self.target.split(":")
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr), descriptor_to(2):
                 return getattr(importlib.import_module(module), attribute)
         except KeyboardInterrupt:
             raise

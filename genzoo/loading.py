@@ -1,7 +1,7 @@
 """Loading one plugin, guarded: whatever it does becomes a `PluginFailure` with the stage and the cause.
 
 The stock loader of pluggy stops at the first ImportError; here each entry point has a plugin manager of its own, is
-imported alone with its output held back, and each of its hooks is called alone.
+imported alone with its output held back, and each of its hooks is called alone. A plugin that hangs is named on stderr.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import io
 import os
 import re
 import sys
+import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import pluggy
 
 from genzoo import builtin, hookspecs
 from genzoo.cards import Card, DatasetCard, MetricCard, ModelCard
 from genzoo.errors import PluginError
+from genzoo.guard import PrintedError, cause_of, guarded, traceback_of
 from genzoo.hookspecs import GROUP
 from genzoo.text import plain
 
@@ -37,7 +37,7 @@ HOOKS: tuple[tuple[str, type[Card]], ...] = (
     ("genzoo_metrics", MetricCard),
 )
 SLOW = 1.0  # seconds of import from which a plugin is told to be slow: listings promise 0.3 s for everything
-CAUSE_LIMIT = 400  # characters: a cause is one line of a log
+PATIENCE = 5.0  # seconds after which stderr names the plugin that is still loading
 
 T = TypeVar("T")
 
@@ -102,7 +102,8 @@ class PluginLoad:
         origin: distribution, version, entry point.
         cards: those that are of the right form; a clash of names is not known here.
         seconds: wall time of import and hooks.
-        notes: what does no harm to the rest but should be mended: slow, imports torch, writes to stderr.
+        notes: what does no harm to the rest but should be mended: slow, imports torch, writes to stderr, takes a
+            standard stream.
         failures: what went wrong.
     """
 
@@ -111,6 +112,12 @@ class PluginLoad:
     seconds: float
     notes: tuple[str, ...]
     failures: tuple[PluginFailure, ...]
+
+    @property
+    def slow(self) -> str:
+        """What to say of the time it took; empty for a quick one."""
+        words = f"slow: {self.seconds:.1f} s to import; move heavy imports behind the cards' targets"
+        return words if self.seconds > SLOW else ""
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def installed_sources() -> Iterator[Source | PluginFailure]:
         try:
             entry_points = [point for point in distribution.entry_points if point.group == GROUP]
         except Exception as error:
-            cause = f"entry_points.txt cannot be read: {_cause(error)}"
+            cause = f"entry_points.txt cannot be read: {cause_of(error)}"
             yield PluginFailure(origin=Origin(name, version), stage="metadata", cause=cause)
             continue
         for point in entry_points:
@@ -206,63 +213,56 @@ def _is_taken(name: str, path: str) -> bool:
     return origin is None or os.path.realpath(origin) != path
 
 
-@dataclass(frozen=True)
-class _Outcome(Generic[T]):
-    """What a guarded call gave: a value, or the exception; and what it wrote to stderr."""
+@contextlib.contextmanager
+def _named(origin: Origin) -> Iterator[None]:
+    """Name the plugin on stderr when loading it takes long, and in an interrupt: one that hangs cannot say itself."""
+    stderr = sys.stderr
 
-    value: T | None
-    error: BaseException | None
-    stderr: str
+    def tell() -> None:
+        words = f"still loading plugin {origin} after {PATIENCE:g} s: interrupt, and remove it, if it hangs"
+        stderr.write(f"genzoo: warning: {words}\n")
+        stderr.flush()
 
-
-class _PrintedError(PluginError):
-    """Something was printed where a plugin must not."""
-
-
-def _guarded(call: Callable[[], T]) -> _Outcome[T]:
-    """Call with stdout and stderr held back. Printing to stdout is an error, since it would end up in the result."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    value: T | None = None
-    error: BaseException | None = None
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        try:
-            value = call()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as caught:  # SystemExit and its like too: one plugin must not end the process
-            error = caught
-    if error is None and stdout.getvalue():
-        error = _PrintedError(f"printed to stdout: {plain(stdout.getvalue(), 80)!r}")
-    return _Outcome(value, error, plain(stderr.getvalue(), CAUSE_LIMIT))
-
-
-def _cause(error: BaseException) -> str:
-    """The exception in one line; errors of ours speak for themselves."""
+    timer = threading.Timer(PATIENCE, tell)
+    timer.daemon = True
+    timer.start()
     try:
-        words = str(error)
-    except Exception:  # an exception whose own __str__ fails
-        words = "(its message cannot be shown)"
-    if isinstance(error, PluginError):
-        return plain(words, CAUSE_LIMIT)
-    return plain(f"{type(error).__name__}: {words}", CAUSE_LIMIT)
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"while loading plugin {origin}") from None
+    finally:
+        timer.cancel()
 
 
 def load_source(source: Source) -> PluginLoad:
     """Import one plugin, check its hooks, call each, and keep the cards that are of the right form."""
     started, had_torch = time.perf_counter(), "torch" in sys.modules
+    with _named(source.origin):
+        cards, notes, failures = _load(source)
+    if "torch" in sys.modules and not had_torch:
+        notes.append("imports torch when it is listed; move that import behind the cards' targets")
+    seconds = time.perf_counter() - started
+    loaded = PluginLoad(
+        origin=source.origin, cards=tuple(cards), seconds=seconds, notes=tuple(notes), failures=tuple(failures)
+    )
+    return replace(loaded, notes=(loaded.slow, *loaded.notes)) if loaded.slow else loaded
+
+
+def _load(source: Source) -> tuple[list[Card], list[str], list[PluginFailure]]:
     cards: list[Card] = []
     failures: list[PluginFailure] = []
     notes: list[str] = []
 
     def attempt(stage: str, call: Callable[[], T]) -> T | None:
-        outcome = _guarded(call)
+        outcome = guarded(call)
         if outcome.stderr:
             notes.append(f"wrote to stderr at {stage}: {outcome.stderr}")
+        notes.extend(f"replaced sys.{name} at {stage}, which was undone" for name in outcome.replaced)
         if outcome.error is not None:
-            trace = "" if isinstance(outcome.error, _PrintedError) else _traceback(outcome.error)
+            trace = "" if isinstance(outcome.error, PrintedError) else traceback_of(outcome.error)
             where = "card" if isinstance(outcome.error, PluginError) and stage == "hook" and trace else stage
             failures.append(
-                PluginFailure(origin=source.origin, stage=where, cause=_cause(outcome.error), traceback=trace)
+                PluginFailure(origin=source.origin, stage=where, cause=cause_of(outcome.error), traceback=trace)
             )
             return None
         return outcome.value
@@ -278,14 +278,7 @@ def load_source(source: Source) -> PluginLoad:
                     else:
                         cause = f"{hook} returned {_type(item)} in its list; expected {sort.__name__}"
                         failures.append(PluginFailure(origin=source.origin, stage="card", cause=cause))
-    seconds = time.perf_counter() - started
-    if seconds > SLOW:
-        notes.append(f"slow: {seconds:.1f} s to import; move heavy imports behind the cards' targets")
-    if "torch" in sys.modules and not had_torch:
-        notes.append("imports torch when it is listed; move that import behind the cards' targets")
-    return PluginLoad(
-        origin=source.origin, cards=tuple(cards), seconds=seconds, notes=tuple(notes), failures=tuple(failures)
-    )
+    return cards, notes, failures
 
 
 def _register(plugin: object, origin: Origin) -> pluggy.PluginManager:
@@ -325,22 +318,15 @@ def _type(value: object) -> str:
     return plain(type(value).__name__, 80)
 
 
-def _traceback(error: BaseException) -> str:
-    try:
-        lines = "".join(traceback.format_exception(error)).splitlines()
-    except Exception:  # an exception whose own __str__ fails
-        return ""
-    return "\n".join(" " * (len(line) - len(line.lstrip(" "))) + plain(line) for line in lines)
-
-
-def check_targets(plugins: tuple[PluginLoad, ...], *, importing: bool) -> list[PluginFailure]:
-    """The cards whose target is not there: guarded, one by one, by looking for its module or by `importing` it, which
-    finds more and imports torch."""
+def check_targets(plugins: tuple[PluginLoad, ...], look: Callable[[Card], object]) -> list[PluginFailure]:
+    """The cards at whose target `look` raises, guarded, one by one: `Card.locate`, which only looks for the module, or
+    something that imports it and finds more."""
     failures = []
     for plugin in plugins:
         for card in plugin.cards:
-            outcome = _guarded(card.resolve if importing else card.locate)
-            if outcome.error is not None and not isinstance(outcome.error, _PrintedError):
-                cause, names = _cause(outcome.error), ((card.what, card.name),)
+            with _named(plugin.origin):
+                outcome = guarded(partial(look, card))
+            if outcome.error is not None and not isinstance(outcome.error, PrintedError):
+                cause, names = cause_of(outcome.error), ((card.what, card.name),)
                 failures.append(PluginFailure(origin=plugin.origin, stage="target", cause=cause, names=names))
     return failures

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,51 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
     importlib.invalidate_caches()
+
+
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "genzoo-{dashed}"
+version = "1.2"
+dependencies = ["genzoo"]
+
+[project.entry-points.genzoo]
+{module} = "{module}"
+
+[tool.hatch.build.targets.wheel]
+only-include = ["{module}.py"]
+"""
+
+
+def project(module: str, parent: Path) -> Path:
+    """`tests/fixtures/plugins/<module>.py` as the source tree of a distribution `genzoo-<module>` 1.2."""
+    (source,) = PLUGINS.glob(f"{module}.py*")  # what is no Python is kept as .py.txt
+    folder = parent / f"genzoo-{module}"
+    folder.mkdir()
+    shutil.copy(source, folder / f"{module}.py")
+    (folder / "pyproject.toml").write_text(PROJECT.format(module=module, dashed=module.replace("_", "-")))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Site]:
+    """`installed(*modules, projects=())`: a folder into which pip has installed fixture modules and source trees."""
+
+    def install(*modules: str, projects: Iterable[Path] = ()) -> Site:
+        sources, target = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("target")
+        trees = [*projects, *(project(module, sources) for module in modules)]
+        # with the build backend that is here, and no index
+        options = ["-q", "--no-deps", "--no-build-isolation", "--no-index", "--no-compile", "--target", str(target)]
+        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *options, *map(str, trees)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return Site(target)
+
+    return install
 
 
 class InlineExecutor(Executor):

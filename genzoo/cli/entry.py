@@ -92,8 +92,11 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get(TRACEBACK):
             click.echo(traceback.format_exc(), err=True)
         return _report(str(error), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        return _report("interrupted", 130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        where = (
+            error.__cause__ or error
+        )  # click raises its Abort from a KeyboardInterrupt, which may say what was going on
+        return _report(f"interrupted {where}".rstrip(), 130)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             click.echo(traceback.format_exc(), err=True)

@@ -42,6 +42,9 @@ def warn(message: object) -> None:
 
 
 def warn_failures(registry: Registry) -> None:
-    """One line on stderr for each plugin failure."""
+    """One line on stderr for each plugin failure and each plugin that makes listing slow."""
     for failure in registry.failures:
         warn(f"{failure} (see genzoo doctor)")
+    for plugin in registry.plugins:
+        if plugin.slow:
+            warn(f"plugin {plugin.origin} is {plugin.slow}")
