@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from genzoo.errors import InputError, NumericsError
+from genzoo.jackknife import Jackknife
 
 Kind = Literal["exact", "weights", "lower_bound", "bracket", "estimate"]
 KINDS: tuple[Kind, ...] = ("exact", "weights", "lower_bound", "bracket", "estimate")
@@ -155,12 +156,12 @@ def term_of(name: str) -> str:
 class WeightSums:
     """Running sums over importance weights, so that any number of draws fits in memory chunk by chunk.
 
-    lower = log mean w; its variance by the delta method, var(w) / (K mean(w)^2) with the sample variance of w;
-    effective sample size (sum w)^2 / sum w^2 (Kong 1992).
+    lower = log mean w; its variance by the jackknife; effective sample size (sum w)^2 / sum w^2 (Kong 1992).
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self._jackknife = Jackknife()
         self._log_sum: Tensor | None = None
         self._log_sum_square: Tensor | None = None
         self._sum: Tensor | None = None
@@ -173,6 +174,7 @@ class WeightSums:
         for name, value in (anatomy or {}).items():
             held = self._anatomy.get(name)
             self._anatomy[name] = k * _f64(value) if held is None else held + k * _f64(value)
+        self._jackknife.add(log_w)
         log_sum, log_sum_square, total = log_w.logsumexp(0), (2 * log_w).logsumexp(0), log_w.sum(0)
         if self._log_sum is None or self._log_sum_square is None or self._sum is None:
             self._log_sum, self._log_sum_square, self._sum = log_sum, log_sum_square, total
@@ -197,7 +199,10 @@ class WeightSums:
             concentration = (self._log_sum_square - 2 * self._log_sum).exp().nan_to_num(nan=1.0)
             arrays["effective_sample_size"] = (1 / concentration).clamp(max=k)
             if extras.get("variance") is None:
-                extras["variance"] = ((k * concentration - 1) / (k - 1)).clamp(min=0.0)
+                variance = self._jackknife.variance(self._log_sum)
+                # where one weight is all there is, leaving it out leaves nothing: the delta method's value instead
+                delta = ((k * concentration - 1) / (k - 1)).clamp(min=0.0)
+                extras["variance"] = torch.where(variance.isfinite(), variance, delta)
             gain = lower - self._sum / k
             finite = gain.isfinite()
             if bool((gain < -GAIN_SLACK * (1 + lower.abs()))[finite].any()):
