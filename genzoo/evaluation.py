@@ -12,6 +12,8 @@ from torch import Tensor
 from genzoo.errors import NumericsError, UnknownNameError
 from genzoo.interface import Estimator, GenerativeModel
 from genzoo.likelihood import Kind, LogLikelihood, term_of
+from genzoo.means import MeanResult
+from genzoo.memory import halving
 from genzoo.spec import Dataset, Density
 from genzoo.training import evaluation_index, points_of
 
@@ -19,6 +21,8 @@ ANATOMY_SLACK = 1e-4
 """Relative rounding allowed between a term and the sum of its parts, which may be float32."""
 FLOOR_ERRORS = 4.0
 """Paired standard errors below the truth at which a bound is reported as a bug."""
+GRID_NODES = 2_000
+"""Nodes of a density map that are evaluated at once."""
 DEFAULT_POINTS = {"plane": 10_000, "other": 2_000}
 
 
@@ -29,6 +33,7 @@ class Evaluation:
     Attributes:
         index: which examples of the split, `(n,)`; result: the per-example answer; log_p: the truth's, where known.
         anatomy: mean over the points, nats, of each array that takes a term apart; its sum is that term.
+        batch_size: examples evaluated at once; first_batch_size: before it was halved for want of memory.
     """
 
     nll: float
@@ -54,6 +59,8 @@ class Evaluation:
     split: str
     seconds: float
     calls: int | None
+    batch_size: int
+    first_batch_size: int
     index: Tensor
     result: LogLikelihood
     log_p: Tensor | None
@@ -63,7 +70,8 @@ class Evaluation:
         sign = {"exact": "=", "estimate": "~"}.get(self.kind, "<=")
         kl = "" if self.kl is None else f", KL to the truth {self.kl:.4f} +- {self.kl_stderr:.4f}"
         bits = "" if self.bits_per_dim is None else f" ({self.bits_per_dim:.4f} bits/dim)"
-        return f"NLL {sign} {self.nll:.4f} +- {self.stderr:.4f} nats{bits}{kl} [{self.estimator}, {self.kind}]"
+        effort = f"{self.estimator}, {self.kind}, K={self.num_samples}, {self.points:,} points"
+        return f"NLL {sign} {self.nll:.4f} +- {self.stderr:.4f} nats{bits}{kl} [{effort}]"
 
 
 def make_estimator(model: GenerativeModel, name: str | None) -> Estimator:
@@ -111,19 +119,18 @@ def evaluate(
     x, y = points_of(data, split, points)
     device = model.device
     condition = y.to(device) if model.spec.classes is not None and y is not None else None
-    run = make_estimator(model, estimator)
-    start = time.perf_counter()
-    run.start(data.valid, seed)
-    mean = run.mean(
-        x.to(device),
-        num_samples,
-        seed,
-        condition,
-        until_se=until_se,
-        batch_size=batch_size,
-        max_seconds=max_seconds,
-    )
-    seconds = time.perf_counter() - start
+
+    def measured(size: int) -> tuple[Estimator, MeanResult, float]:
+        run = make_estimator(model, estimator)
+        start = time.perf_counter()
+        run.start(data.valid, seed)
+        mean = run.mean(
+            x.to(device), num_samples, seed, condition, until_se=until_se, batch_size=size, max_seconds=max_seconds
+        )
+        return run, mean, time.perf_counter() - start
+
+    first_size = max(1, min(batch_size or make_estimator(model, estimator).batch_size, len(x)))
+    (run, mean, seconds), size = halving(measured, first_size)
     done = len(mean.values)
     result = mean.result
     kl = kl_stderr = kl_quadrature = mass = log_p = None
@@ -159,6 +166,8 @@ def evaluate(
         split=split,
         seconds=seconds,
         calls=mean.calls,
+        batch_size=size,
+        first_batch_size=first_size,
         index=evaluation_index(len({"train": data.train, "valid": data.valid, "test": data.test}[split]), done),
         result=result,
         log_p=log_p,
@@ -190,7 +199,7 @@ def quadrature(model: GenerativeModel, truth: Density, chunk: int = 20_000) -> t
     nodes, weights = truth.quadrature()
     log_p = truth.log_prob(nodes)
     inputs = nodes.to(torch.float32)
-    log_q = torch.cat([model.log_likelihood(part.to(model.device)).lower.cpu() for part in torch.split(inputs, chunk)])
+    log_q, _ = halving(lambda size: _by_part(model, inputs, size), chunk)
     p = log_p.exp() * weights
     inside = p > 0
     kl = float((p[inside] * (log_p - log_q)[inside]).sum())
@@ -208,11 +217,17 @@ def log_density_grid(
     xs = torch.linspace(x0, x1, size, dtype=torch.float64)
     ys = torch.linspace(y0, y1, size, dtype=torch.float64)
     nodes = torch.stack(torch.meshgrid(ys, xs, indexing="ij")[::-1], dim=-1).reshape(-1, 2)
-    inputs = nodes.to(torch.float32).to(model.device)
-    parts = [model.log_likelihood(part, num_samples, seed=0).lower.cpu() for part in torch.split(inputs, 2000)]
+    inputs = nodes.to(torch.float32)
+    values, _ = halving(lambda size: _by_part(model, inputs, size, num_samples, 0), GRID_NODES)
     return {
         "grid_x": xs,
         "grid_y": ys,
         "grid_truth": truth.log_prob(nodes).reshape(size, size),
-        "grid_model": torch.cat(parts).reshape(size, size),
+        "grid_model": values.reshape(size, size),
     }
+
+
+def _by_part(model: GenerativeModel, x: Tensor, size: int, num_samples: int = 1, seed: int | None = None) -> Tensor:
+    """The bound of each row of `x`, nats, `size` rows at a time, on the CPU."""
+    parts = (model.log_likelihood(part.to(model.device), num_samples, seed) for part in torch.split(x, size))
+    return torch.cat([part.lower.cpu() for part in parts])

@@ -124,6 +124,31 @@ def test_more_draws_are_another_reading_and_another_row(
     assert sorted(row["reading"] for row in rows) == [1, 2]
 
 
+def test_every_bound_is_read_and_paired(cells: dict[str, CellFolder], tmp_path: Path, capsys: Streams) -> None:
+    """`all` reads each estimator once, weights also at fewer draws, never what is stored; pairs follow the arrays."""
+    cell = tmp_path / "cell"
+    shutil.copytree(cells["flow"].path, cell)
+    assert run("eval", cell, "--estimator", "all") == 0
+    assert not (cell / "readings.json").exists()  # exact, and already read
+    shutil.rmtree(cell)
+    shutil.copytree(cells["vae"].path, cell)
+    assert run("eval", cell, "--estimator", "all", "--points", 8) == 0
+    (found,) = find_cells(cell)
+    read = [(r["evaluation"]["estimator"].partition("[")[0], r["evaluation"]["num_samples"]) for r in found.readings()]
+    assert read[:3] == [("iwae", 2), ("iwae", 1), ("elbo", 1)]
+    assert {name for name, _ in read} == set(api.load_cell(found).estimators())
+    again = readings.read_again(found, api.load_cell(found), estimator="elbo", points=8, append=False)
+    stored = found.arrays()
+    lower = {int(i): float(v) for i, v in zip(stored["index"], stored["lower"], strict=True)}
+    gains = [float(v) - lower[int(i)] for i, v in zip(again.index, again.result.lower, strict=True)]
+    pair = found.readings()[2]["paired"]
+    assert pair["points"] == 8
+    assert pair["nats"] == pytest.approx(np.mean(gains), rel=1e-12)
+    assert pair["stderr"] == pytest.approx(np.std(gains, ddof=1) / 8**0.5, rel=1e-9)
+    capsys.readouterr()
+    assert run("report", cell, "--format", "html", "-o", tmp_path / "page") == 0
+
+
 def test_eval_refuses_data_that_has_changed(tiny: Path, tmp_path: Path, inline: Executor, capsys: Streams) -> None:
     data = tmp_path / "points.npz"
     shutil.copy(tiny / "points.npz", data)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from genzoo.cli.options import plugin_option
-from genzoo.errors import UnknownNameError
+from genzoo.errors import CapabilityError, UnknownNameError
 
 
 @click.command()
@@ -33,10 +34,12 @@ def command(
 ) -> int:
     """Evaluate the cells of RUN (a bench folder or one cell) again.
 
-    Without options this recomputes the stored number. Every reading of the test set is counted.
+    Without options this recomputes the stored number. `--estimator all` reads every bound that the model has, those
+    from importance weights over the number of draws too; the report then shows how tight each is. Every reading of the
+    test set is counted.
     """
     from genzoo.api import load_cell
-    from genzoo.readings import read_again
+    from genzoo.readings import all_bounds, read_again
     from genzoo.records import find_cells
 
     for cell in find_cells(run):
@@ -44,21 +47,21 @@ def command(
             click.echo(f"{cell.path.name}: {cell.record.status}, left out", err=True)
             continue
         model = load_cell(cell, plugin_files)
-        names = list(model.estimators()) if estimator == "all" else [estimator]
-        for name in names:
-            if name is not None and name not in model.estimators():
-                raise UnknownNameError(f"estimator of {cell.record.model}", name, model.estimators())
-            result = read_again(
-                cell,
-                model,
-                estimator=name,
-                num_samples=num_samples,
-                until_se=until_se,
-                points=points,
-                seed=seed,
-                max_seconds=max_seconds or None,
-                append=not dry,
-                plugins=plugin_files,
-            )
-            click.echo(f"{cell.path.name}: {result}")
+        if estimator is not None and estimator not in ("all", *model.estimators()):
+            raise UnknownNameError(f"estimator of {cell.record.model}", estimator, [*model.estimators(), "all"])
+        options: dict[str, Any] = {
+            "num_samples": num_samples,
+            "until_se": until_se,
+            "points": points,
+            "seed": seed,
+            "max_seconds": max_seconds or None,
+            "append": not dry,
+            "plugins": plugin_files,
+        }
+        if estimator != "all":
+            click.echo(f"{cell.path.name}: {read_again(cell, model, estimator=estimator, **options)}")
+            continue
+        for name, result in all_bounds(cell, model, **options):
+            told = f"{name} declined: {result}" if isinstance(result, CapabilityError) else str(result)
+            click.echo(f"{cell.path.name}: {told}", err=isinstance(result, CapabilityError))
     return 0

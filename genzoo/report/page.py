@@ -19,7 +19,7 @@ import jinja2
 from markupsafe import Markup
 
 from genzoo.records import RunRecord
-from genzoo.report import figures
+from genzoo.report import anatomy, figures, tightness
 from genzoo.report.collect import Entry, Group, Standing, collect
 from genzoo.report.figures import Chart, Curve, Image
 from genzoo.report.numbers import count, divergence, typeset
@@ -72,6 +72,8 @@ class Section:
     chart: Chart | None
     legend: list[tuple[int, str]]
     floor: str
+    ladder: tightness.Ladder | None
+    anatomy: list[anatomy.Bars]
     details: list[tuple[str, Table]]
     failures: list[Failure]
 
@@ -136,7 +138,12 @@ def _section(group: Group, number: int, colours: dict[str, int], groups: Sequenc
     made = results(group)  # its failed cells are told below, with their tracebacks
     chart = _chart(group, colours, entropy)
     legend = {colours[s.label]: s.label for s in drawn if any("valid_nll" in e.arrays for e in s.entries)}
-    details = [("Sample metrics", metrics(group)), ("Terms of the bound", terms(group))]
+    details = [
+        ("Sample metrics", metrics(group)),
+        ("Terms of the bound", terms(group)),
+        ("Every bound of each model", tightness.table(group)),
+        ("Anatomy of the bound", anatomy.table(group)),
+    ]
     return Section(
         anchor=f"data-{number}",
         title=plain(title),
@@ -146,6 +153,8 @@ def _section(group: Group, number: int, colours: dict[str, int], groups: Sequenc
         pictures=_planes(group, drawn) if group.first_record.event_shape == [2] else _images(group, drawn),
         chart=chart,
         legend=sorted(legend.items(), key=lambda item: item[1]) if chart else [],
+        ladder=tightness.ladder(group, colours),
+        anatomy=anatomy.drawings(group, colours),
         floor="" if entropy is None else f"entropy of the truth, {entropy:.4f} nats",
         details=[(name, table) for name, table in details if table is not None],
         failures=[_failure(entry) for entry in group.failed],
