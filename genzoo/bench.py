@@ -6,20 +6,25 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from genzoo.building import Blueprint, load_reference
-from genzoo.cells import pick_device, read_progress, run_cell
+from genzoo.cells import DATA, PROGRESS, last_progress, pick_device, run_cell
 from genzoo.config import Budget, Reference
-from genzoo.errors import CapabilityError, DataError, PlanError, RunError, WorkerDied
+from genzoo.errors import CapabilityError, DataError, PlanError, RunError, WorkerDied, WorkerHung
 from genzoo.executors import LocalExecutor
+from genzoo.liveness import Pulse
+from genzoo.locking import locked
 from genzoo.plan import Cell, Plan
-from genzoo.records import RunRecord, find_cells, write_bytes
+from genzoo.records import RunRecord, find_cells, remove_temporaries, write_bytes
 from genzoo.registry import load_registry
 from genzoo.spec import Dataset
+from genzoo.training import discard_checkpoints
 
 POLL_SECONDS = 0.5
+HANG_SECONDS = 600.0
+"""Without a sign of life for this long a worker is taken to hang; a network call is one, see `genzoo.liveness`."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ def run(
     notes: Sequence[str] = (),
     watch: Watch | None = None,
     executor: Executor | None = None,
+    hang_seconds: float = HANG_SECONDS,
 ) -> list[CellState]:
     """Run every cell of `plan` that `folder` does not hold yet; failed cells are run again.
 
@@ -131,50 +137,91 @@ def run(
         notes: sentences that go into every record (stand-in data).
         watch: called before the first cell, about twice a second, and when a cell ends.
         executor: anything with `submit`; None for local processes.
+        hang_seconds: a local worker without a sign of life for this long is killed, and its cell has failed; 0: never.
 
     Raises:
         PlanError: the folder holds another plan.
+        LockedError: another bench is running in the folder.
+        StorageError: the disk is full, or the folder cannot be written.
+        KeyboardInterrupt: says what is finished.
     """
     cells = planned(plan, folder, plugins) if cells is None else cells
     if replay is not None:
         cells = replayed(cells, replay)
-    stored = folder / "plan.toml"
+    cells = [cell.model_copy(update={"notes": tuple(notes)}) for cell in cells]
     if folder.exists() and not folder.is_dir():
         raise PlanError(f"cannot run in {folder}: expected a folder; it is a file")
+    with locked(folder):
+        _claim(plan, folder)
+        states = {cell.name: _state(cell) for cell in cells}
+        if watch is not None:
+            watch(list(states.values()))
+        own = executor is None
+        pool = executor or LocalExecutor(jobs or default_jobs(plan.threads), plan.threads)
+        try:
+            _run_all(pool, states, watch, hang_seconds)
+        except BaseException as error:
+            if own:
+                pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                done = sum(_finished(cell) is not None for cell in cells)
+                raise KeyboardInterrupt(
+                    f"with {done} of {len(cells)} cells finished in {folder}; the same command goes on from there"
+                ) from None
+            raise
+        if own:
+            pool.shutdown()
+    return list(states.values())
+
+
+def _claim(plan: Plan, folder: Path) -> None:
+    """Write the plan into the folder, which holds no other; tidy up after a bench that was killed."""
+    stored = folder / "plan.toml"
     if stored.exists() and Plan.read(stored).key != plan.key:
         raise PlanError(f"{folder} holds another plan: give another folder with -o, or run `genzoo bench {stored}`")
+    remove_temporaries(folder)
     write_bytes(stored, plan.to_toml().encode())
-    states = {cell.name: CellState(cell, "waiting", {}) for cell in cells}
-    for cell in cells:
-        record = _finished(cell)
-        if record is not None:
-            states[cell.name] = CellState(cell, "kept", {}, record)
-    if watch is not None:
-        watch(list(states.values()))
-    own = executor is None
-    pool = executor or LocalExecutor(jobs or default_jobs(plan.threads), plan.threads)
-    try:
-        pending: dict[Future[str], Cell] = {
-            pool.submit(run_cell, cell): cell for cell in cells if states[cell.name].record is None
-        }
-        while pending:
-            done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
-                cell = pending.pop(future)
-                states[cell.name] = _ended(cell, future, notes)
-            for future, cell in pending.items():
-                if future.running():
-                    last = list(read_progress(cell.folder))[-1:]
-                    states[cell.name] = CellState(cell, "running", last[0] if last else {})
-            if watch is not None:
-                watch(list(states.values()))
-    except BaseException:
-        if own:
-            pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    if own:
-        pool.shutdown()
-    return list(states.values())
+
+
+def _state(cell: Cell) -> CellState:
+    """Waiting, or kept from an earlier run."""
+    record = _finished(cell)
+    if record is None:
+        return CellState(cell, "waiting", {})
+    discard_checkpoints(cell.folder)  # of a run that was killed between record and tidying up
+    return CellState(cell, "kept", {}, record)
+
+
+def _run_all(pool: Executor, states: dict[str, CellState], watch: Watch | None, hang_seconds: float) -> None:
+    """Run the cells that wait; `states` follows."""
+    waiting = [state.cell for state in states.values() if state.record is None]
+    pending: dict[Future[str], Cell] = {pool.submit(run_cell, cell): cell for cell in waiting}
+    pulses: dict[str, Pulse] = {}
+    while pending:
+        done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for future in done:
+            cell = pending.pop(future)
+            states[cell.name] = _ended(cell, future)
+        for future, cell in pending.items():
+            if future.running():
+                last = last_progress(cell.folder)
+                states[cell.name] = CellState(cell, "running", last)
+                pulse = pulses.setdefault(cell.name, Pulse())
+                if last.get("stage") == DATA:  # a large file takes its time, and took it in `check`
+                    pulse.reset()
+                silence = pulse.silence(cell.folder / PROGRESS)
+                if isinstance(pool, LocalExecutor) and 0 < hang_seconds < silence:
+                    pool.kill(future, _hung(hang_seconds, last))
+        if watch is not None:
+            watch(list(states.values()))
+
+
+def _hung(seconds: float, last: dict[str, object]) -> WorkerHung:
+    where = f"at step {last['step']}" if "step" in last else f"in {last.get('stage', 'its start')}"
+    return WorkerHung(
+        f"no sign of life for {seconds:g} s {where}: the worker was killed; the same command goes on from the last "
+        "checkpoint; --hang-seconds gives it longer"
+    )
 
 
 def _finished(cell: Cell) -> RunRecord | None:
@@ -184,26 +231,30 @@ def _finished(cell: Cell) -> RunRecord | None:
     return None if record.status == "failed" else record
 
 
-def _ended(cell: Cell, future: Future[str], notes: Sequence[str]) -> CellState:
+def _ended(cell: Cell, future: Future[str]) -> CellState:
     try:
         future.result()
         record = RunRecord.load(cell.folder)
     except WorkerDied as error:
-        reference = Reference.parse(cell.model)
-        record = RunRecord(
-            cell=cell.name,
-            status="failed",
-            model=reference.name,
-            label=str(reference),
-            dataset=str(Reference.parse(cell.dataset, "data set")),
-            seed=cell.seed,
-            budget=cell.plan.budget,
-            threads=cell.plan.threads,
-            started=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
-            error={"type": "WorkerDied", "message": str(error), "traceback": ""},
-        )
-        record.save(cell.folder)
-    if notes:
-        record = replace(record, notes=[*notes, *record.notes])
-        record.save(cell.folder)
+        # it may have died with its record already written
+        record = _finished(cell) or _died(cell, error)
     return CellState(cell, record.status, {}, record)
+
+
+def _died(cell: Cell, error: WorkerDied) -> RunRecord:
+    reference = Reference.parse(cell.model)
+    record = RunRecord(
+        cell=cell.name,
+        status="failed",
+        model=reference.name,
+        label=str(reference),
+        dataset=str(Reference.parse(cell.dataset, "data set")),
+        seed=cell.seed,
+        budget=cell.plan.budget,
+        threads=cell.plan.threads,
+        started=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+        notes=[*cell.notes],
+        error={"type": type(error).__name__, "message": str(error), "traceback": ""},
+    )
+    record.save(cell.folder)
+    return record

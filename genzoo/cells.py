@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import os
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,22 +23,37 @@ from genzoo.config import Budget, Reference, TrainSettings
 from genzoo.errors import CapabilityError, GenzooError, NumericsError
 from genzoo.evaluation import Evaluation, evaluate, log_density_grid
 from genzoo.interface import GenerativeModel, derive_seed
+from genzoo.liveness import Liveness
+from genzoo.locking import locked
 from genzoo.plan import Cell, Plan
 from genzoo.provenance import commit, machine, versions
-from genzoo.records import RunRecord, finite, write_arrays, write_bytes
+from genzoo.records import RunRecord, finite, remove_temporaries, write_arrays, write_bytes
 from genzoo.registry import Registry, load_registry
 from genzoo.spec import Dataset
-from genzoo.training import Trainer, points_of
+from genzoo.training import Trainer, discard_checkpoints, points_of
 
 PLANE_SAMPLES, STORED_PLANE_SAMPLES, IMAGE_SAMPLES, TRACES = 10_000, 2_000, 64, 8
 TELL_SECONDS = 0.5
 LEAST_SAMPLES = 4
 GRID_SAMPLES = 64
 """Most draws a grid node of a density map."""
+PATIENCE = 30.0
+"""Seconds to wait for the worker of a bench that was killed to end."""
+PROGRESS = "progress.jsonl"
+DATA, EVALUATION, SAMPLING = "data", "evaluation", "sampling"
+"""Stages of a cell, but for training."""
+LAST_BYTES = 2000
+"""Of the progress file, which grows with the training, only this much is read: a line has some 100."""
 
 
 def run_cell(cell: Cell) -> str:
     """Run one cell and write its record; returns the record's status."""
+    with locked(cell.folder, PATIENCE):
+        remove_temporaries(cell.folder)
+        return _recorded(cell)
+
+
+def _recorded(cell: Cell) -> str:
     torch.set_num_threads(cell.plan.threads)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(
@@ -53,8 +69,8 @@ def run_cell(cell: Cell) -> str:
         versions=versions(),
         commit=commit(),
         machine=machine(),
+        notes=[*cell.notes],
     )
-    cell.folder.mkdir(parents=True, exist_ok=True)
     try:
         _run(cell, record)
         record.status = "ok"
@@ -66,10 +82,13 @@ def run_cell(cell: Cell) -> str:
         if isinstance(error, NumericsError):
             record.nan = max(record.nan, 1)
     record.save(cell.folder)
+    if record.status == "ok":
+        discard_checkpoints(cell.folder)
     return record.status
 
 
 def _run(cell: Cell, record: RunRecord) -> None:
+    _log(cell.folder, {"stage": DATA})
     registry = load_registry(cell.plugins)
     reference = Reference.parse(cell.model)
     data = _dataset(cell.dataset, cell.plugins)
@@ -89,7 +108,16 @@ def _run(cell: Cell, record: RunRecord) -> None:
     settings = TrainSettings.parse({**defaults, "seed": seed, **cell.plan.training}, "[training]")
 
     learner = model.learner(settings)
-    trainer = Trainer(learner, data, Budget.parse(cell.plan.budget), folder=cell.folder, total_steps=cell.total_steps)
+    liveness = Liveness(cell.folder / PROGRESS)
+    trainer = Trainer(
+        learner,
+        data,
+        Budget.parse(cell.plan.budget),
+        folder=cell.folder,
+        total_steps=cell.total_steps,
+        liveness=liveness,
+    )
+    _log(cell.folder, {"stage": "training"})
     told = 0.0
     for event in trainer.run():
         if event.nll is not None or time.monotonic() - told > TELL_SECONDS:
@@ -101,29 +129,29 @@ def _run(cell: Cell, record: RunRecord) -> None:
     record.training["loss_in_nats"] = learner.loss_in_nats
     write_bytes(cell.folder / "model.safetensors", weights_bytes(model))
 
-    _log(cell.folder, {"stage": "evaluation"})
-    wanted = cell.plan.evaluation
-    result = evaluate(
-        model,
-        data,
-        estimator=wanted.estimator,
-        num_samples=wanted.num_samples or card.num_samples.get(data.spec.kind, 1),
-        until_se=wanted.until_se,
-        points=wanted.points,
-        seed=wanted.seed,
-        split="test" if cell.plan.test else "valid",
-        max_seconds=wanted.max_seconds or None,
-    )
-    fill(record, result, seed=wanted.seed)
-    arrays = _curves(trainer) | evaluation_arrays(result)
+    with liveness.listening():
+        _log(cell.folder, {"stage": EVALUATION})
+        wanted = cell.plan.evaluation
+        result = evaluate(
+            model,
+            data,
+            estimator=wanted.estimator,
+            num_samples=wanted.num_samples or card.num_samples.get(data.spec.kind, 1),
+            until_se=wanted.until_se,
+            points=wanted.points,
+            seed=wanted.seed,
+            split="test" if cell.plan.test else "valid",
+            max_seconds=wanted.max_seconds or None,
+        )
+        fill(record, result, seed=wanted.seed)
+        arrays = _curves(trainer) | evaluation_arrays(result)
 
-    _log(cell.folder, {"stage": "sampling"})
-    arrays |= _samples(model, data, record, registry, cell.plan)
-    if data.truth is not None:
-        grid = log_density_grid(model, data.truth, num_samples=min(result.num_samples, GRID_SAMPLES))
-        arrays |= {name: value.numpy() for name, value in grid.items()}
+        _log(cell.folder, {"stage": SAMPLING})
+        arrays |= _samples(model, data, record, registry, cell.plan)
+        if data.truth is not None:
+            grid = log_density_grid(model, data.truth, num_samples=min(result.num_samples, GRID_SAMPLES))
+            arrays |= {name: value.numpy() for name, value in grid.items()}
     write_arrays(cell.folder / "arrays.npz", arrays)
-    trainer.discard_checkpoints()
 
 
 def pick_device(name: str) -> torch.device:
@@ -165,6 +193,11 @@ def fill(record: RunRecord, result: Evaluation, seed: int) -> None:
     }
     if result.capped:
         record.notes.append(f"evaluation stopped at its time limit after {result.points} points")
+    if result.batch_size < result.first_batch_size:
+        record.evaluation["batch_size"] = result.batch_size
+        record.notes.append(
+            f"evaluated {result.batch_size} examples at a time: {result.first_batch_size} did not fit into memory"
+        )
 
 
 def evaluation_arrays(result: Evaluation) -> dict[str, np.ndarray[Any, Any]]:
@@ -217,8 +250,8 @@ def _samples(
         start = time.perf_counter()
         samples = model.sample(n, seed=record.seed, condition=condition).cpu()
         record.seconds_sample, record.samples = time.perf_counter() - start, n
-    except GenzooError as error:
-        record.notes.append(f"no samples: {error}")
+    except (GenzooError, torch.OutOfMemoryError) as error:
+        record.notes.append(f"no samples: {str(error).splitlines()[0]}")
         return {}
     first = reference.x[:n]
     record.metrics = _metrics(samples, reference.x, data, registry)
@@ -268,18 +301,21 @@ def _describe(error: BaseException) -> dict[str, str]:
 
 def _log(folder: Path, entry: dict[str, Any]) -> None:
     """One line of progress, for whoever watches; the result never depends on it."""
-    with (folder / "progress.jsonl").open("a", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), (folder / PROGRESS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(finite({**entry, "time": time.time()})) + "\n")
 
 
-def read_progress(folder: Path) -> Iterator[dict[str, Any]]:
-    """The progress lines of a cell, oldest first; a line still being written is left out."""
-    path = folder / "progress.jsonl"
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
+def last_progress(folder: Path) -> dict[str, Any]:
+    """The last whole line of progress of a cell; empty where there is none."""
+    try:
+        with (folder / PROGRESS).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
             if isinstance(entry, dict):
-                yield entry
+                return entry
+    return {}

@@ -8,16 +8,21 @@ GenzooError                     exit code 1
 │   ├── PlanError               a plan file
 │   ├── DataError               data that cannot be used: missing file, NaN, wrong type
 │   ├── RunError                a run folder, record or checkpoint that cannot be read
+│   ├── StorageError            a file that cannot be written: disk full, read-only; also an OSError
+│   ├── LockedError             a folder that another process writes to
 │   └── CapabilityError         this model, kind or data cannot do what was asked
 ├── InputError                  a tensor of the wrong shape, dtype or device given to a model
 ├── NumericsError               NaN or infinity where training or evaluation met it
 ├── WorkerDied                  the process that ran a cell ended without an answer
+│   └── WorkerHung              it gave no sign of life, and was killed
 └── PluginError                 a plugin that failed to load, or whose card lies
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -79,6 +84,29 @@ class RunError(UsageError):
     """A run folder, record or checkpoint that cannot be read."""
 
 
+class StorageError(UsageError, OSError):
+    """A file that cannot be written. Under its name stands what stood there before, if anything."""
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str], error: OSError) -> StorageError:
+        """What the system said of `path`, and what to do."""
+        advice = {
+            errno.ENOSPC: "free some space",
+            errno.EDQUOT: "free some of the quota",
+            errno.EROFS: "give a folder that can be written",
+            errno.EACCES: "give a folder that you may write to",
+            errno.EPERM: "give a folder that you may write to",
+        }.get(error.errno or 0, "see to the disk")
+        return cls(
+            f"cannot write {os.fspath(path)}: {error.strerror or error}; what was written before is intact: {advice} "
+            "and run the same command again"
+        )
+
+
+class LockedError(UsageError):
+    """A folder that another process writes to."""
+
+
 class InputError(GenzooError, ValueError):
     """A tensor of the wrong shape, dtype, range or device."""
 
@@ -97,3 +125,7 @@ class PluginError(GenzooError):
 
 class WorkerDied(GenzooError):
     """The process that ran a cell ended without an answer: killed, out of memory, crashed."""
+
+
+class WorkerHung(WorkerDied):
+    """The process that ran a cell gave no sign of life for too long, and was killed."""

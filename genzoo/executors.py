@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -16,10 +17,14 @@ from genzoo.errors import WorkerDied
 Task = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
+DIED = "the worker process died (killed, out of memory, or crashed); the same command runs the cell again"
+
+
 class LocalExecutor(Executor):
     """`jobs` spawned processes, each with a pool of its own, so that one killed worker costs one cell.
 
     A pool shared by all workers breaks as a whole when one of them dies; here only that slot's does, and is rebuilt.
+    A worker ends with the process that started it, however that ends.
 
     Args:
         jobs: processes at a time.
@@ -38,6 +43,8 @@ class LocalExecutor(Executor):
         self._slots = [threading.Thread(target=self._serve, daemon=True) for _ in range(jobs)]
         self._lock = threading.Lock()
         self._pools: set[ProcessPoolExecutor] = set()
+        self._running: dict[Future[Any], ProcessPoolExecutor] = {}
+        self._killed: dict[Future[Any], WorkerDied] = {}
         for slot in self._slots:
             slot.start()
 
@@ -46,6 +53,15 @@ class LocalExecutor(Executor):
         future: Future[Any] = Future()
         self._tasks.put((future, fn, args, kwargs))
         return future
+
+    def kill(self, future: Future[Any], reason: WorkerDied) -> None:
+        """End the process that runs `future`, which then raises `reason`; nothing where it runs no longer."""
+        with self._lock:
+            pool = self._running.get(future)
+            if pool is not None:
+                self._killed[future] = reason
+                for process in list((pool._processes or {}).values()):
+                    process.kill()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the slots once their work is done; with cancel_futures, drop what has not begun and stop what runs."""
@@ -72,18 +88,26 @@ class LocalExecutor(Executor):
                 continue
             if pool is None:
                 pool = self._new_pool()
+            result, error = None, None
             try:
-                future.set_result(pool.submit(fn, *args, **kwargs).result())
-            except BrokenProcessPool:
+                inner = pool.submit(fn, *args, **kwargs)
+                with self._lock:
+                    self._running[future] = pool
+                result = inner.result()
+            except BaseException as caught:
+                error = caught
+            with self._lock:
+                self._running.pop(future, None)
+                reason = self._killed.pop(future, None)
+            if isinstance(error, BrokenProcessPool):
                 with self._lock:
                     self._pools.discard(pool)
                 pool.shutdown(wait=False)
                 pool = None
-                died = (
-                    "the worker process died (killed, out of memory, or crashed); the same command runs the cell again"
-                )
-                future.set_exception(WorkerDied(died))
-            except BaseException as error:
+                error = reason or WorkerDied(DIED)
+            if error is None:
+                future.set_result(result)
+            else:
                 future.set_exception(error)
         if pool is not None:
             with self._lock:
@@ -101,3 +125,13 @@ class LocalExecutor(Executor):
 
 def _prepare(environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole group: the bench decides, and stops us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose bench was killed would go on writing, and beside the next bench."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -14,6 +14,9 @@ from genzoo.errors import NumericsError
 from genzoo.interface import GradientModel, Learner, evaluating, seeded
 from genzoo.spec import Batch, Split
 
+NAMED = 3
+"""Most parameters that an error names."""
+
 
 class GradientLearner(Learner):
     """Gradient steps on `model.loss`, in place.
@@ -53,10 +56,11 @@ class GradientLearner(Learner):
         limit = float("inf") if self.settings.clip is None else self.settings.clip
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
         if not bool((loss + norm).isfinite()):
-            wrong = "loss" if not bool(loss.isfinite()) else "gradient norm"
-            raise NumericsError(
-                f"{wrong} is {float((loss if wrong == 'loss' else norm).detach())} at step {self._steps}"
-            )
+            if not bool(loss.isfinite()):
+                raise NumericsError(f"loss is {float(loss.detach())} at step {self._steps}")
+            wrong = [name for name, p in self.model.named_parameters() if not _finite_gradient(p)]
+            named = f", from {', '.join(wrong[:NAMED])}" if wrong else ""  # else finite parts whose squares overflow
+            raise NumericsError(f"gradient norm is {float(norm.detach())} at step {self._steps}{named}")
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.learning_rate_at(progress)
         self._optimizer.step()
@@ -97,3 +101,7 @@ class GradientLearner(Learner):
         average = copy.deepcopy(self.model).eval()
         follow: list[Tensor] = [p for p in average.parameters() if p.requires_grad]
         return average.requires_grad_(False), follow
+
+
+def _finite_gradient(parameter: Tensor) -> bool:
+    return parameter.grad is None or bool(parameter.grad.isfinite().all())

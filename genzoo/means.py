@@ -115,7 +115,9 @@ class MeanResult(Errors):
         values = result.lower
         nan, plus = int(values.isnan().sum()), int((values == math.inf).sum())
         if nan or plus:
-            raise NumericsError(f"log-likelihood of {len(values)} points has {nan} NaN and {plus} +inf")
+            wrong = [name for name, term in result.terms.items() if bool((term.isnan() | (term == math.inf)).any())]
+            where = f", from {', '.join(wrong)}" if wrong else ""
+            raise NumericsError(f"log-likelihood of {len(values)} points has {nan} NaN and {plus} +inf{where}")
         return cls(
             mean=float(values.mean()),
             kind=result.kind,

@@ -158,6 +158,8 @@ class Cell(Config):
     plugins: tuple[str, ...] = ()
     total_steps: int | None = None
     """Steps fixed by an earlier run whose budget was in seconds (`--replay`)."""
+    notes: tuple[str, ...] = ()
+    """Sentences that go into the record (stand-in data)."""
 
     @property
     def name(self) -> str:

@@ -27,11 +27,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from genzoo.errors import RunError
+from genzoo.errors import RunError, StorageError
 
 SCHEMA = 1
 MAX_JSON = 64 * 2**20
 MAX_ARRAYS = 2 * 2**30
+TEMPORARY = ".*." + "[0-9a-f]" * 12 + ".tmp"
+"""Names of files that are being written, as a glob."""
 
 Status = Literal["ok", "failed", "skipped"]
 
@@ -186,7 +188,19 @@ def finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[io.BufferedWriter]:
-    """A binary file that appears under `path` whole or not at all: temporary file, sync, rename, sync of the folder."""
+    """A binary file that appears under `path` whole or not at all: temporary file, sync, rename, sync of the folder.
+
+    Raises StorageError, which is an OSError, where the system refuses any of these.
+    """
+    try:
+        with _atomic(path) as file:
+            yield file
+    except OSError as error:
+        raise StorageError.of(path, error) from error
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[io.BufferedWriter]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
     # not tempfile, whose files only their owner may read: the umask decides, as for any other file
@@ -198,7 +212,7 @@ def atomic(path: Path) -> Iterator[io.BufferedWriter]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
@@ -206,6 +220,13 @@ def atomic(path: Path) -> Iterator[io.BufferedWriter]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what writers that were killed have left in `folder`, which nobody else may be writing to."""
+    for path in folder.glob(TEMPORARY):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

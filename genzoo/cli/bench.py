@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,11 @@ SOME_FAILED = 3
 @click.option("--max-seconds", type=float, help="Stop an evaluation after this; 0 for never.  [default: 40]")
 @click.option("--no-test", is_flag=True, help="End at validation, for tuning: the test set is not read.")
 @click.option("--replay", type=click.Path(path_type=Path), help="Take the number of steps from the cells of this run.")
+@click.option(
+    "--hang-seconds",
+    type=click.FloatRange(min=0),
+    help="Kill a worker without a sign of life (a step, a network call) for this long; 0: never.  [default: 600]",
+)
 @click.option("--dry-run", is_flag=True, help="Say which cells there are and how long they take, and stop.")
 @plugin_option
 def command(
@@ -39,6 +47,7 @@ def command(
     output: Path | None,
     jobs: int | None,
     replay: Path | None,
+    hang_seconds: float | None,
     dry_run: bool,
     plugin_files: tuple[str, ...],
     **flags: Any,
@@ -76,7 +85,7 @@ def command(
         return 0
     if note:
         warn(note)
-    with Progress(len(cells), workers, folder) as progress:
+    with _terminable(), Progress(len(cells), workers, folder) as progress:
         states = bench.run(
             plan,
             folder,
@@ -86,11 +95,26 @@ def command(
             replay=replay,
             notes=[note] if note else [],
             watch=progress.show,
+            hang_seconds=bench.HANG_SECONDS if hang_seconds is None else hang_seconds,
         )
     terminal([folder], Console())
     path = write([folder], folder / "report.html")
     click.echo(f"report: {path}")
     return SOME_FAILED if any(state.status == "failed" for state in states) else 0
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a bench as ctrl-C does: workers are stopped, and what is finished is said."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _plan(plan_file: Path | None, plugin_files: tuple[str, ...], flags: dict[str, Any]) -> tuple[Plan, bool]:
