@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -105,6 +105,7 @@ class PluginLoad:
         notes: what does no harm to the rest but should be mended: slow, imports torch, writes to stderr, takes a
             standard stream.
         failures: what went wrong.
+        slow: whether it makes every listing slow.
     """
 
     origin: Origin
@@ -112,20 +113,21 @@ class PluginLoad:
     seconds: float
     notes: tuple[str, ...]
     failures: tuple[PluginFailure, ...]
-
-    @property
-    def slow(self) -> str:
-        """What to say of the time it took; empty for a quick one."""
-        words = f"slow: {self.seconds:.1f} s to import; move heavy imports behind the cards' targets"
-        return words if self.seconds > SLOW else ""
+    slow: bool = False
 
 
 @dataclass(frozen=True)
 class Source:
-    """A plugin before it is loaded; `load` imports it and returns the object that holds the hooks."""
+    """A plugin before it is loaded.
+
+    Args:
+        load: imports it and returns the object that holds the hooks.
+        installed: whether every command loads it; a single file holds its model, so that it may import torch.
+    """
 
     origin: Origin
     load: Callable[[], object]
+    installed: bool = True
 
 
 def normal(distribution: str) -> str:
@@ -199,7 +201,7 @@ def file_source(path: str) -> Source:
             raise
         return module
 
-    return Source(Origin(plain(path), "", name), load)
+    return Source(Origin(plain(path), "", name), load, installed=False)
 
 
 def _is_taken(name: str, path: str) -> bool:
@@ -239,13 +241,20 @@ def load_source(source: Source) -> PluginLoad:
     started, had_torch = time.perf_counter(), "torch" in sys.modules
     with _named(source.origin):
         cards, notes, failures = _load(source)
-    if "torch" in sys.modules and not had_torch:
-        notes.append("imports torch when it is listed; move that import behind the cards' targets")
     seconds = time.perf_counter() - started
-    loaded = PluginLoad(
-        origin=source.origin, cards=tuple(cards), seconds=seconds, notes=tuple(notes), failures=tuple(failures)
+    slow = source.installed and seconds > SLOW
+    if slow:
+        notes.append(f"slow: {seconds:.1f} s to import; move heavy imports behind the cards' targets")
+    if source.installed and "torch" in sys.modules and not had_torch:
+        notes.append("imports torch when it is listed; move that import behind the cards' targets")
+    return PluginLoad(
+        origin=source.origin,
+        cards=tuple(cards),
+        seconds=seconds,
+        notes=tuple(notes),
+        failures=tuple(failures),
+        slow=slow,
     )
-    return replace(loaded, notes=(loaded.slow, *loaded.notes)) if loaded.slow else loaded
 
 
 def _load(source: Source) -> tuple[list[Card], list[str], list[PluginFailure]]:

@@ -47,4 +47,4 @@ def warn_failures(registry: Registry) -> None:
         warn(f"{failure} (see genzoo doctor)")
     for plugin in registry.plugins:
         if plugin.slow:
-            warn(f"plugin {plugin.origin} is {plugin.slow}")
+            warn(f"plugin {plugin.origin} takes {plugin.seconds:.1f} s to import (see genzoo doctor)")
