@@ -244,7 +244,7 @@ def test_the_host_has_what_the_design_names_and_no_failure(site: Site) -> None:
     planes += ["four_circles", "diamond"]
     assert [*registry.datasets] == [*planes, "digits", "mnist", "mnist_binary", "mnist_binary_static"]
     assert [name for name, card in registry.datasets.items() if card.truth] == planes
-    assert [*registry.metrics] == ["sliced_wasserstein", "mmd"]
+    assert [*registry.metrics] == ["sliced_wasserstein", "mmd", "c2st"]
     assert all(origin.distribution == "genzoo" for origin in registry.origins.values())
 
 
