@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genzoo.building import Blueprint, load_reference
-from genzoo.cells import DATA, PROGRESS, last_progress, pick_device, run_cell
+from genzoo.cells import DATA, PROGRESS, last_progress, pick_device, run_cell, tidy
 from genzoo.config import Budget, Reference
 from genzoo.errors import CapabilityError, DataError, PlanError, RunError, WorkerDied, WorkerHung
 from genzoo.executors import LocalExecutor
@@ -20,7 +20,6 @@ from genzoo.plan import Cell, Plan
 from genzoo.records import RunRecord, find_cells, remove_temporaries, write_bytes
 from genzoo.registry import load_registry
 from genzoo.spec import Dataset
-from genzoo.training import discard_checkpoints
 
 POLL_SECONDS = 0.5
 HANG_SECONDS = 600.0
@@ -188,7 +187,7 @@ def _state(cell: Cell) -> CellState:
     record = _finished(cell)
     if record is None:
         return CellState(cell, "waiting", {})
-    discard_checkpoints(cell.folder)  # of a run that was killed between record and tidying up
+    tidy(cell)
     return CellState(cell, "kept", {}, record)
 
 

@@ -53,6 +53,14 @@ def run_cell(cell: Cell) -> str:
         return _recorded(cell)
 
 
+def tidy(cell: Cell) -> None:
+    """Remove what a worker that was killed has left beside a finished record."""
+    if any(path.name.startswith((".", "checkpoint-")) for path in cell.folder.iterdir()):
+        with locked(cell.folder, PATIENCE):
+            remove_temporaries(cell.folder)
+            discard_checkpoints(cell.folder)
+
+
 def _recorded(cell: Cell) -> str:
     torch.set_num_threads(cell.plan.threads)
     started = datetime.now(UTC).isoformat(timespec="seconds")
