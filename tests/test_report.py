@@ -26,7 +26,7 @@ from genzoo.errors import CapabilityError, RunError
 from genzoo.records import ROW_KEYS, RunRecord, write_arrays, write_json
 from genzoo.report import figures, formats, numbers, table
 from genzoo.report.collect import Group, collect
-from genzoo.report.pairs import Difference, compare
+from genzoo.report.pairs import Difference, compare, pair_table
 from genzoo.report.verdict import verdict
 
 N = 1000
@@ -393,7 +393,10 @@ def test_the_page_says_what_it_should(page: str) -> None:
     assert "bound on the density of vae on pair" in alts
     assert "samples of ddpm on pix" in alts
     assert all(alts)
-    assert sum(tag == "polyline" for tag, _ in tags) == 5 + 7 + 3  # a curve a cell with arrays
+    lines = [str(attributes["class"]) for tag, attributes in tags if tag == "polyline"]
+    assert sum(name.startswith("line ") for name in lines) == 5 + 7 + 3  # a curve a cell with arrays
+    assert lines.count("floor stairs") == 3 * 3  # the frontier of three costs on three data sets
+    assert "told apart" in page.lower()
     assert sum(attributes.get("scope") == "row" for _, attributes in tags) > 15
     assert 'class="failed"' in page
     assert "genzoo bench -m" in page
@@ -433,6 +436,12 @@ def test_markdown_and_tex(groups: dict[str, Group]) -> None:
     tex = formats.tex(made)
     assert r"\toprule" in tex
     assert r"2 & vae & 0 & $\le$ 2." in tex
+    apart = pair_table(groups["pair"])
+    assert apart is not None
+    assert [column.title for column in apart.columns] == ["ahead", "2. vae", "3. ddpm", "4. rbm"]
+    assert re.fullmatch(r"0\.03\d+ \[0\.0\d+, 0\.0\d+\], p < 0\.0001", apart.rows[0].cells[1])
+    assert apart.rows[1].cells[1] == "-"
+    assert "over all 6 pairs of ranked models (Holm)" in apart.notes[1]
     matrix = formats.markdown(table.kl_matrix([*groups.values()]))
     assert [line.split(" | ")[0] for line in matrix.splitlines()] == ["| data", "| :--", "| pair", "| ring"]
 

@@ -9,6 +9,7 @@ import click
 from genzoo.errors import UsageError
 from genzoo.records import write_bytes
 from genzoo.report import FORMATS, render, write
+from genzoo.report.leagues import MATCHES
 from genzoo.text import plain
 
 
@@ -17,17 +18,30 @@ from genzoo.text import plain
 @click.option(
     "--format", "form", type=click.Choice([*FORMATS, "pdf"]), default="html", show_default=True, help="What to make."
 )
+@click.option(
+    "--view",
+    type=click.Choice(["results", "pairs", "frontier"]),
+    default="results",
+    show_default=True,
+    help="The table: results, all pairs of models, or bound and cost. The page has all three.",
+)
+@click.option("--match", type=click.Choice(MATCHES), help="Leagues of models at equal steps, seconds or parameters.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="Write to PATH, and print it.")
-def command(runs: tuple[Path, ...], form: str, output: Path | None) -> None:
+def command(runs: tuple[Path, ...], form: str, view: str, match: str | None, output: Path | None) -> None:
     """Make the report of one or more runs; each RUN is a bench folder or a cell folder.
 
     The page goes to report.html in the first RUN, and its path is printed; md, csv, tex and json go to stdout; pdf, the
     figures alone for a paper, goes to figures.pdf in the first RUN.
     """
+    if match is not None and view != "results":
+        raise UsageError(f"--match {match} is a view of its own: leave out --view {view}")
+    if form == "pdf" and (match is not None or view != "results"):
+        raise UsageError("--format pdf draws figures; --view and --match are tables: use html, md, csv, tex or json")
+    view = match or view
     if output is not None and output.is_dir():
         raise UsageError(f"-o {output}: expected a file to write; got a folder")
     if form == "html":
-        click.echo(plain(write(runs, output or runs[0] / "report.html")))
+        click.echo(plain(write(runs, output or runs[0] / "report.html", view)))
     elif form == "pdf":
         from genzoo.report.plots import pdf  # matplotlib: only here
 
@@ -35,7 +49,7 @@ def command(runs: tuple[Path, ...], form: str, output: Path | None) -> None:
         write_bytes(path, pdf(runs))
         click.echo(plain(path))
     elif output is None:
-        click.echo(render(runs, form))
+        click.echo(render(runs, form, view))
     else:
-        write_bytes(output, render(runs, form).encode() + b"\n")
+        write_bytes(output, render(runs, form, view).encode() + b"\n")
         click.echo(plain(output))

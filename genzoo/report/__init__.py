@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genzoo.records import finite, row, write_bytes
-from genzoo.report import formats
+from genzoo.report import formats, frontier, leagues
 from genzoo.report.collect import Group, collect
 from genzoo.report.numbers import typeset
+from genzoo.report.pairs import pair_rows, pair_table
 from genzoo.report.table import Table, entries_in_order, protocol_line, results
 from genzoo.report.verdict import verdict
 from genzoo.text import plain
@@ -17,9 +20,32 @@ from genzoo.text import plain
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["FORMATS", "render", "rows", "terminal", "write"]
+__all__ = ["FORMATS", "VIEWS", "render", "rows", "terminal", "view_rows", "write"]
 
 FORMATS = ("html", "md", "csv", "tex", "json")
+
+
+@dataclass(frozen=True)
+class View:
+    """Something to show of a group beside its results: a table under a title, and its rows for JSON and CSV."""
+
+    title: str
+    table: Callable[[Group], Table | None]
+    rows: Callable[[Group], list[dict[str, object]]]
+
+
+VIEWS: dict[str, View] = {
+    "pairs": View("Pairs of models", pair_table, pair_rows),
+    "frontier": View("Bound and cost", frontier.table, frontier.rows),
+    **{
+        match: View(
+            f"Leagues of equal {match}",
+            functools.partial(leagues.table, match=match),
+            functools.partial(leagues.rows, match=match),
+        )
+        for match in leagues.MATCHES
+    },
+}
 
 
 def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -32,21 +58,33 @@ def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
     return [finite(row(record)) for record in records]
 
 
-def write(runs: Sequence[Path], path: Path) -> Path:
+def write(runs: Sequence[Path], path: Path, view: str = "results") -> Path:
     """Write the self-contained page to `path`, atomically, and return it."""
-    write_bytes(path, render(runs, "html").encode())
+    write_bytes(path, render(runs, "html", view).encode())
     return path
 
 
-def render(runs: Sequence[Path], format: str) -> str:
-    """The report of `runs` as text, in one of `FORMATS`."""
+def render(runs: Sequence[Path], format: str, view: str = "results") -> str:
+    """The report of `runs` as text, in one of `FORMATS`; `view`: the results, or one of `VIEWS`.
+
+    The page shows everything, but leagues only where they are the view.
+    """
     if format == "html":
         from genzoo.report.page import page  # here: only the page needs jinja2
 
-        return page(runs)
+        return page(runs, next((match for match in leagues.MATCHES if match == view), None))
     if format in ("csv", "json"):
-        return (formats.csv_text if format == "csv" else formats.json_text)(rows(runs))
-    return _sections(collect(runs), formats.markdown if format == "md" else formats.tex, format == "md")
+        made = rows(runs) if view == "results" else view_rows(runs, view)
+        if format == "json":
+            return formats.json_text(made)
+        return formats.csv_text(made) if view == "results" else formats.csv_text(made, [*made[0]] if made else [])
+    form = formats.markdown if format == "md" else formats.tex
+    return _sections(collect(runs), form, format == "md", view)
+
+
+def view_rows(runs: Sequence[Path], view: str) -> list[dict[str, Any]]:
+    """One mapping a pair of models, a model and cost, or a model of a league, by `view`; free of NaN."""
+    return [finite(row) for group in collect(runs) for row in VIEWS[view].rows(group)]
 
 
 def terminal(runs: Sequence[Path], console: Console) -> None:
@@ -66,7 +104,7 @@ def terminal(runs: Sequence[Path], console: Console) -> None:
         formats.print_table(results(group), console)
 
 
-def _sections(groups: Sequence[Group], form: Callable[[Table], str], headings: bool) -> str:
+def _sections(groups: Sequence[Group], form: Callable[[Table], str], headings: bool, view: str) -> str:
     blocks = []
     for group in groups:
         said = verdict(group)
@@ -76,5 +114,10 @@ def _sections(groups: Sequence[Group], form: Callable[[Table], str], headings: b
             blocks.append(formats.escape_markdown(protocol_line(group)))
         else:
             blocks.append(f"% {plain(said.headline)}\n% {protocol_line(group)}")
-        blocks.append(form(results(group)))
+        if view == "results":
+            blocks.append(form(results(group)))
+        beside = [VIEWS[view]] if view in VIEWS else [VIEWS["pairs"], VIEWS["frontier"]] if headings else []
+        for each in beside:
+            if (table := each.table(group)) is not None:
+                blocks.extend([f"### {each.title}", form(table)] if headings else [form(table)])
     return "\n\n".join(blocks)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genzoo import student
 from genzoo.errors import RunError
 from genzoo.records import CellFolder, RunRecord, find_cells
 
@@ -90,11 +91,17 @@ class Entry:
 
 @dataclass
 class Standing:
-    """One model in a group. `entries`: its first readings, by seed; `later`: the others; `rank` from 1, or None."""
+    """One model in a group.
+
+    Attributes:
+        entries: its first readings, by seed; later: the others.
+        rank: from 1, or None. score: the NLL in nats that ranks it, over the points that the ranks use.
+    """
 
     entries: list[Entry]
     later: list[Entry] = field(default_factory=list)
     rank: int | None = None
+    score: float = math.inf
 
     @property
     def label(self) -> str:
@@ -109,7 +116,11 @@ class Standing:
 
     @functools.cached_property
     def summary(self) -> RunRecord:
-        """The only record, or the mean over seeds, whose errors are s/sqrt(S) and speak of these test points."""
+        """The only record, or the mean over seeds.
+
+        The error of that is s/sqrt(S) and speaks of these test points. `stderr_data`, the root of the mean square over
+        seeds, is what other test points would add.
+        """
         records = [entry.record for entry in self.entries]
         if len(records) == 1:
             return records[0]
@@ -129,7 +140,23 @@ class Standing:
         changes["stderr"] = seed_error([record.nll for record in records])
         changes["kl_stderr"] = seed_error([record.kl for record in records])
         changes["infinite"] = sum(record.infinite for record in records)
-        return dataclasses.replace(records[0], **changes, stderr_data=None, stderr_mc=None)
+        data = [record.stderr_data for record in records if record.stderr_data is not None]
+        changes["stderr_data"] = math.hypot(*data) / math.sqrt(len(data)) if len(data) == len(records) else None
+        return dataclasses.replace(records[0], **changes, stderr_mc=None)
+
+    @property
+    def population_error(self) -> tuple[float, float] | None:
+        """(stderr, degrees of freedom) for the population of test points: over seeds, theirs and the data part.
+
+        None where the parts are not known.
+        """
+        summary, seeds = self.summary, len(self.entries)
+        if seeds == 1:
+            return None if summary.stderr is None else (summary.stderr, math.inf)
+        if summary.stderr is None or summary.stderr_data is None:
+            return None
+        parts = [(summary.stderr**2, seeds - 1.0), (summary.stderr_data**2, math.inf)]
+        return math.hypot(summary.stderr, summary.stderr_data), student.degrees(parts)
 
 
 @dataclass
@@ -277,9 +304,10 @@ def _rank(group: Group) -> None:
             )
         return math.inf if standing.summary.nll is None else standing.summary.nll
 
-    scores = {id(standing): score(standing) for standing in contest}
     for standing in contest:
-        standing.rank = 1 + sum(other < scores[id(standing)] for other in scores.values())
+        standing.score = score(standing)
+    for standing in contest:
+        standing.rank = 1 + sum(other.score < standing.score for other in contest)
     group.standings.sort(
         key=lambda s: (s.rank is None, s.rank or 0, math.inf if s.summary.nll is None else s.summary.nll, s.label)
     )

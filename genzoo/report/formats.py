@@ -117,12 +117,12 @@ def escape_tex(cell: str) -> str:
     return TEX_TOKENS.sub(lambda m: TEX[m[0]], cell)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the keys of `ROW_KEYS`; nested values as JSON, absent ones empty."""
+def csv_text(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ROW_KEYS) -> str:
+    """Rows with the given keys; nested values as JSON, absent ones empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(ROW_KEYS)
-    writer.writerows([_csv_cell(row[key]) for key in ROW_KEYS] for row in rows)
+    writer.writerow(keys)
+    writer.writerows([_csv_cell(row[key]) for key in keys] for row in rows)
     return out.getvalue().rstrip("\n")
 
 

@@ -19,10 +19,12 @@ import jinja2
 from markupsafe import Markup
 
 from genzoo.records import RunRecord
-from genzoo.report import anatomy, figures, tightness
+from genzoo.report import anatomy, figures, frontier, leagues, tightness
 from genzoo.report.collect import Entry, Group, Standing, collect
 from genzoo.report.figures import Chart, Curve, Image
+from genzoo.report.leagues import Match
 from genzoo.report.numbers import count, divergence, typeset
+from genzoo.report.pairs import pair_table
 from genzoo.report.table import Column, Row, Table, entries_in_order, failures, metrics, protocol_line, results, terms
 from genzoo.report.verdict import Verdict, verdict
 from genzoo.text import plain
@@ -74,6 +76,8 @@ class Section:
     floor: str
     ladder: tightness.Ladder | None
     anatomy: list[anatomy.Bars]
+    frontier: list[frontier.Chart]
+    models: list[tuple[int, str]]
     details: list[tuple[str, Table]]
     failures: list[Failure]
 
@@ -91,8 +95,8 @@ class Page:
     cells: Table
 
 
-def page(runs: Sequence[Path]) -> str:
-    """The report of `runs` as HTML."""
+def page(runs: Sequence[Path], match: Match | None = None) -> str:
+    """The report of `runs` as HTML, with the leagues of `match` where they are asked for."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("genzoo.report"),
         autoescape=True,
@@ -105,15 +109,15 @@ def page(runs: Sequence[Path]) -> str:
     style = environment.loader.get_source(environment, "style.css")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     template = environment.get_template("page.html")
-    return template.render(page=view(runs), style=Markup(style), policy=POLICY.format(digest=digest)) + "\n"
+    return template.render(page=view(runs, match), style=Markup(style), policy=POLICY.format(digest=digest)) + "\n"
 
 
-def view(runs: Sequence[Path]) -> Page:
+def view(runs: Sequence[Path], match: Match | None = None) -> Page:
     """What the page shows, as data."""
     groups = collect(runs)
     labels = sorted({standing.label for group in groups for standing in group.standings})
     colours = {label: number % COLOURS for number, label in enumerate(labels)}
-    sections = [_section(group, number, colours, groups) for number, group in enumerate(groups, start=1)]
+    sections = [_section(group, number, colours, groups, match) for number, group in enumerate(groups, start=1)]
     entries = [entry for group in groups for entry in entries_in_order(group)]
     records = [entry.record for entry in entries]
     failed = sum(len(group.failed) for group in groups)
@@ -130,7 +134,9 @@ def view(runs: Sequence[Path]) -> Page:
     )
 
 
-def _section(group: Group, number: int, colours: dict[str, int], groups: Sequence[Group]) -> Section:
+def _section(
+    group: Group, number: int, colours: dict[str, int], groups: Sequence[Group], match: Match | None
+) -> Section:
     alone = sum(other.dataset == group.dataset for other in groups) == 1
     title = group.dataset if alone else f"{group.dataset} ({group.split}, protocol {number})"
     drawn = [standing for standing in group.standings if standing.entries[0].arrays]
@@ -138,7 +144,12 @@ def _section(group: Group, number: int, colours: dict[str, int], groups: Sequenc
     made = results(group)  # its failed cells are told below, with their tracebacks
     chart = _chart(group, colours, entropy)
     legend = {colours[s.label]: s.label for s in drawn if any("valid_nll" in e.arrays for e in s.entries)}
+    drawn_frontier = frontier.drawings(group, colours)
+    models = {(colours[s.label], s.label) for s in group.ranked} if drawn_frontier else ()
     details = [
+        *([(f"Leagues of equal {match}", leagues.table(group, match))] if match else []),
+        ("Pairs of models", pair_table(group)),
+        ("Bound and cost", frontier.table(group)),
         ("Sample metrics", metrics(group)),
         ("Terms of the bound", terms(group)),
         ("Every bound of each model", tightness.table(group)),
@@ -155,6 +166,8 @@ def _section(group: Group, number: int, colours: dict[str, int], groups: Sequenc
         legend=sorted(legend.items(), key=lambda item: item[1]) if chart else [],
         ladder=tightness.ladder(group, colours),
         anatomy=anatomy.drawings(group, colours),
+        frontier=drawn_frontier,
+        models=sorted(models, key=lambda item: item[1]),
         floor="" if entropy is None else f"entropy of the truth, {entropy:.4f} nats",
         details=[(name, table) for name, table in details if table is not None],
         failures=[_failure(entry) for entry in group.failed],

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from genzoo import student
 from genzoo.records import RunRecord
 from genzoo.report.collect import Entry, Group, Standing
 from genzoo.report.numbers import NONE, bits, bound, brief, count, decimals, divergence, fixed
@@ -219,7 +220,14 @@ def _notes(group: Group) -> list[str]:
     if "estimate" in kinds:
         notes.append("~ an estimate, above or below the NLL: never ranked.")
     if any(len(standing.entries) > 1 for standing in group.standings):
-        notes.append("+- of a mean over S seeds is s/sqrt(S); of one cell, the standard error over test points.")
+        notes.append("+- of a mean over S seeds is s/sqrt(S), of these test points; of one cell, over test points.")
+        for standing in group.standings:
+            if len(standing.entries) > 1 and (error := standing.population_error) is not None:
+                low = student.quantile(0.95, error[1]) * error[0]
+                notes.append(
+                    f"{_name(standing.label)}, for other test points too: +- {_short(error[0])} with "
+                    f"{error[1]:.1f} degrees of freedom, at 95 % +- {_short(low)}."
+                )
     if any(standing.later for standing in group.standings):
         notes.append("Only the first reading of a test set is ranked; later ones are listed under it.")
     for entry in entries:
