@@ -14,24 +14,46 @@ Every write goes to a temporary file beside its target, is synced, and renamed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
-import math
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from genzoo.errors import RunError, StorageError
+from genzoo.safe_arrays import read_npz
+from genzoo.safe_fields import (
+    LARGEST,
+    Classes,
+    Count,
+    FolderName,
+    Levels,
+    Number,
+    Seed,
+    Shape,
+    Size,
+    SplitName,
+    StoredConfig,
+    StoredEvaluation,
+    StoredTraining,
+    Threads,
+)
+from genzoo.safe_files import open_regular, read_limited, reason
+from genzoo.safe_json import parse_json
+from genzoo.text import complaints
 
 SCHEMA = 1
-MAX_JSON = 64 * 2**20
-MAX_ARRAYS = 2 * 2**30
+MAX_JSON = 8 * 2**20
+"""Bytes of a JSON file: a record has some five thousand, a reading one; parsed, eight megabytes may take thirty times
+that."""
+
 TEMPORARY = ".*." + "[0-9a-f]" * 12 + ".tmp"
 """Names of files that are being written, as a glob."""
 
@@ -60,53 +82,55 @@ class RunRecord:
         notes: sentences a reader must know (stand-in data, capped evaluation).
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
     schema: int = SCHEMA
-    cell: str
+    cell: FolderName
     status: Status
     model: str
     label: str
     dataset: str
-    seed: int
+    seed: Seed
     family: str = ""
     summary: str = ""
     paper: str = ""
     plugin: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    config: StoredConfig = field(default_factory=dict)
+    training: StoredTraining = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
-    event_shape: list[int] = field(default_factory=list)
-    levels: int | None = None
-    classes: int | None = None
+    event_shape: Shape = field(default_factory=list)
+    levels: Levels | None = None
+    classes: Classes | None = None
     budget: str = ""
-    threads: int = 1
+    threads: Threads = 1
     device: str = "cpu"
     kind: str | None = None
     certified: bool = False
-    nll: float | None = None
-    nll_lower: float | None = None
-    infinite: int = 0
-    nan: int = 0
-    bits_per_dim: float | None = None
-    stderr: float | None = None
-    stderr_data: float | None = None
-    stderr_mc: float | None = None
-    entropy: float | None = None
-    kl: float | None = None
-    kl_stderr: float | None = None
-    kl_quadrature: float | None = None
-    mass: float | None = None
+    nll: Number | None = None
+    nll_lower: Number | None = None
+    infinite: Count = 0
+    nan: Count = 0
+    bits_per_dim: Number | None = None
+    stderr: Number | None = None
+    stderr_data: Number | None = None
+    stderr_mc: Number | None = None
+    entropy: Number | None = None
+    kl: Number | None = None
+    kl_stderr: Number | None = None
+    kl_quadrature: Number | None = None
+    mass: Number | None = None
     below_floor: bool = False
-    terms: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    split: str = "test"
-    reading: int = 1
-    steps: int | None = None
-    parameters: int | None = None
-    samples: int | None = None
-    seconds_train: float | None = None
-    seconds_eval: float | None = None
-    seconds_sample: float | None = None
+    terms: Mapping[str, Number | None] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Number | None]] = field(default_factory=dict)
+    evaluation: StoredEvaluation = field(default_factory=dict)
+    split: SplitName = "test"
+    reading: Size = 1
+    steps: Count | None = None
+    parameters: Count | None = None
+    samples: Count | None = None
+    seconds_train: Number | None = None
+    seconds_eval: Number | None = None
+    seconds_sample: Number | None = None
     started: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
@@ -122,19 +146,33 @@ class RunRecord:
     def load(cls, folder: Path) -> RunRecord:
         """Read `record.json`; RunError, naming the file, for anything that is not a record of a schema known here."""
         path = folder / "record.json"
-        data = read_json(path)
+        return cls.parse(read_json(path), path)
+
+    @classmethod
+    def parse(cls, data: Any, path: Path) -> RunRecord:
+        """The record that parsed JSON holds, every field of its type and in its range; keys of later versions are
+        passed over. Raises RunError naming `path`."""
         if not isinstance(data, dict):
             raise RunError(f"{path} is not a record: expected a JSON object; got {type(data).__name__}")
         schema = data.get("schema")
-        if not isinstance(schema, int) or schema < 1:
+        if type(schema) is not int or schema < 1:
             raise RunError(f"{path} is not a record: it has no schema number")
         if schema > SCHEMA:
             raise RunError(f"{path} has schema {schema}; this genzoo reads up to {SCHEMA}: install a newer one")
-        known = {f.name for f in fields(cls)}
         missing = {"cell", "status", "model", "label", "dataset", "seed"} - data.keys()
         if missing:
             raise RunError(f"{path} is not a record: it lacks {', '.join(sorted(missing))}")
-        return cls(**{key: value for key, value in data.items() if key in known})
+        try:
+            # as JSON again: pydantic's strict mode makes a dataclass from an object there, and of nothing else
+            return _validator().validate_json(json.dumps(data))
+        except ValidationError as error:
+            raise RunError(f"{path} is not a record: {complaints(error.errors(), 'record')}") from None
+
+
+@functools.cache
+def _validator() -> TypeAdapter[RunRecord]:
+    """Made when the first record is read: it takes a hundredth of a second."""
+    return TypeAdapter(RunRecord)
 
 
 @dataclass(frozen=True)
@@ -155,6 +193,9 @@ class CellFolder:
         readings = read_json(path) if path.exists() else []
         if not isinstance(readings, list) or not all(isinstance(reading, dict) for reading in readings):
             raise RunError(f"{path} is not a list of readings")
+        whole = asdict(self.record)
+        for reading in readings:
+            RunRecord.parse({**whole, **reading}, path)
         return readings
 
 
@@ -176,12 +217,12 @@ def cell_name(model: str, dataset: str, seed: int, identity: Mapping[str, Any]) 
 
 
 def finite(value: Any) -> Any:
-    """The same tree with NaN and infinities as None, so that it is strict JSON."""
+    """The same tree with NaN, infinities and what is beyond `LARGEST` as None, so that it is strict JSON."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not abs(value) <= LARGEST:
         return None
     return value
 
@@ -244,13 +285,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Parse a JSON file; RunError naming it when it is missing, too large or broken."""
     try:
-        size = path.stat().st_size
-        if size > MAX_JSON:
-            raise RunError(f"{path} is {size} bytes; expected at most {MAX_JSON}")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_limited(path, MAX_JSON))
     except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
+    except ValueError as error:
         raise RunError(f"{path} is not valid JSON ({error}); delete it and run the same command again") from None
 
 
@@ -261,17 +299,17 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Read an npz without pickle; RunError naming the file when it is broken or unpacks to too much."""
+    """Read an npz of numbers, without pickle; RunError naming the file when it is broken or unpacks to too much."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-        if size > MAX_ARRAYS:
-            raise RunError(f"{path} unpacks to {size} bytes; expected at most {MAX_ARRAYS}")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with open_regular(path) as file:
+            arrays = read_npz(file, os.fstat(file.fileno()).st_size)[1]
+        strange = [name for name, array in arrays.items() if array.dtype.kind not in "buif"]
+        if strange:
+            raise ValueError(f"{strange[0]} holds {arrays[strange[0]].dtype}; expected numbers")
+        return arrays
     except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
+    except ValueError as error:
         raise RunError(f"{path} is not a valid npz ({error})") from None
 
 

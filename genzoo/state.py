@@ -15,6 +15,12 @@ from torch import Tensor
 
 from genzoo.errors import RunError
 from genzoo.records import write_bytes
+from genzoo.safe_files import reason
+from genzoo.safe_json import parse_json
+from genzoo.safe_tensors import Entry, read_header
+
+FORM = "1"
+"""Version of the state file."""
 
 TENSOR, INT_KEYS, TUPLE = "$tensor", "$int_keys", "$tuple"
 
@@ -45,18 +51,25 @@ def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
 
 
 def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
-    """The inverse of `flatten`; tensors on the CPU."""
+    """The inverse of `flatten`; tensors on the CPU. Raises ValueError for a tree that `flatten` cannot have made."""
     if isinstance(tree, list):
         return [unflatten(tensors, value) for value in tree]
-    if isinstance(tree, dict):
-        if tree.keys() == {TENSOR}:
-            return tensors[tree[TENSOR]]
-        if tree.keys() == {INT_KEYS}:
-            return {int(key): unflatten(tensors, value) for key, value in tree[INT_KEYS].items()}
-        if tree.keys() == {TUPLE}:
-            return tuple(unflatten(tensors, value) for value in tree[TUPLE])
-        return {key: unflatten(tensors, value) for key, value in tree.items()}
-    return tree
+    if not isinstance(tree, dict):
+        return tree
+    if tree.keys() == {TENSOR}:
+        name = tree[TENSOR]
+        if not isinstance(name, str) or name not in tensors:
+            raise ValueError("it points to a tensor that is not there")
+        return tensors[name]
+    if tree.keys() == {INT_KEYS}:
+        if not isinstance(tree[INT_KEYS], dict):
+            raise ValueError(f"{INT_KEYS} is no object")
+        return {int(key): unflatten(tensors, value) for key, value in tree[INT_KEYS].items()}
+    if tree.keys() == {TUPLE}:
+        if not isinstance(tree[TUPLE], list):
+            raise ValueError(f"{TUPLE} is no list")
+        return tuple(unflatten(tensors, value) for value in tree[TUPLE])
+    return {key: unflatten(tensors, value) for key, value in tree.items()}
 
 
 def copied(tree: Any) -> Any:
@@ -75,26 +88,43 @@ def save_state(path: Path, tree: Any) -> None:
     tensors, skeleton = flatten(tree)
     tensors.setdefault("", torch.zeros(0))  # safetensors wants at least one
     text = json.dumps(skeleton)
-    metadata = {"genzoo": "1", "tree": text, "sha256": _digest(tensors, text)}
+    metadata = {"genzoo": FORM, "tree": text, "sha256": _digest(tensors, text)}
     write_bytes(path, safetensors.torch.save(tensors, metadata=metadata))
 
 
 def load_state(path: Path) -> Any:
-    """Read what `save_state` wrote; RunError naming the file when it is missing, foreign or damaged."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}") from None
-    if metadata.get("genzoo") != "1":
+    """Read what `save_state` wrote; RunError naming the file when it is missing, foreign, newer or damaged."""
+    _, metadata = header(path)
+    if "genzoo" not in metadata or "tree" not in metadata:
         raise RunError(f"{path} is not a genzoo state file")
-    if metadata.get("sha256") != _digest(tensors, metadata.get("tree", "")):
+    if metadata["genzoo"] != FORM:
+        form = metadata["genzoo"][:20]
+        raise RunError(f"{path} has form {form!r}; this genzoo reads {FORM!r}: install a newer one, or delete it")
+    tensors = load_tensors(path)
+    if metadata.get("sha256") != _digest(tensors, metadata["tree"]):
         raise RunError(f"{path} is damaged: its checksum does not fit; delete it")
     try:
-        return unflatten(tensors, json.loads(metadata["tree"]))
-    except (ValueError, KeyError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {error!r}; delete it") from None
+        return unflatten(tensors, parse_json(metadata["tree"], any_number=True))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}; delete it") from None
+
+
+def header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """What a safetensors file says that it holds; RunError naming it when it is missing, foreign or damaged."""
+    try:
+        return read_header(path)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
+    except ValueError as error:
+        raise RunError(f"cannot read {path}: {error}; delete it and run the same command again") from None
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose header was found to be sound."""
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from None
 
 
 def _digest(tensors: Mapping[str, Tensor], tree: str) -> str:
