@@ -305,6 +305,19 @@ class Estimator(ABC):
     calls: int | None = None
     """Network evaluations of one example for one draw, where they are counted."""
 
+    another: bool = False
+    """Whether it is of another model than `sample` draws from (a shorter chain, an ODE); its name says of which."""
+
+    sharper: bool = False
+    """Whether one draw expects more than one of the model's default (a refined posterior, annealed chains), still at most
+    log p(x)."""
+
+    suggested_samples: int = 1
+    """Draws an example that suit it, where the caller names none."""
+
+    suggested_points: int | None = None
+    """Examples that suit it, where the caller names none; None: as many as any other estimator."""
+
     def start(self, valid: Split, seed: int) -> None:  # noqa: B027
         """Once, before the first call: tune on validation data (log Z, time-step allocation, step sizes)."""
 

@@ -58,6 +58,10 @@ class WrappedEstimator(Estimator):
         self.name = inner.name
         self.batch_size = inner.batch_size
         self.calls = inner.calls
+        self.another = inner.another
+        self.sharper = inner.sharper
+        self.suggested_samples = inner.suggested_samples
+        self.suggested_points = inner.suggested_points
         self.wrapper = wrapper
         self.inner = inner
 
@@ -71,9 +75,11 @@ class WrappedEstimator(Estimator):
         """See GenerativeModel.log_likelihood."""
         self.wrapper._check(x, condition)
         with torch.no_grad(), evaluating(self.wrapper), seeded(seed, self.wrapper.device):
-            return self.wrapper.answer(
+            answer = self.wrapper.answer(
                 x, num_samples, condition, lambda y, k, c: self.inner.log_likelihood(y, k, None, c)
             )
+        self.name = self.inner.name  # which may tell the effort of its latest answer
+        return answer
 
 
 class WrappedLearner(Learner):
