@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -12,6 +11,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from genzoo.errors import BudgetError, ConfigError, UnknownNameError
+from genzoo.safe_toml import parse_toml
+from genzoo.text import complaints, shown
 
 BARE_WORD = re.compile(r"[\w.+-]+")
 ADAPTER_KEYS = ("dequantization", "logit", "standardize", "class_mixture")
@@ -19,6 +20,9 @@ ADAPTER_KEYS = ("dequantization", "logit", "standardize", "class_mixture")
 
 MOST = 1e15
 """Largest amount of a budget: whole numbers up to here are exact in float64."""
+
+LONGEST = 10_000
+"""Characters of a reference or a budget: one with every key of a model set has some three hundred."""
 
 
 class Config(BaseModel):
@@ -35,11 +39,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'config'}={e['input']!r}: {e['msg'][:1].lower()}{e['msg'][1:]}"
-                for e in error.errors()
-            )
-            raise ConfigError(f"config of {owner}: {wrong}") from None
+            raise ConfigError(f"config of {owner}: {complaints(error.errors(), 'config')}") from None
 
 
 class AdapterConfig(Config):
@@ -68,7 +68,7 @@ class TrainSettings(Config):
     schedule: Literal["constant", "cosine"] = Field("cosine", description="learning rate after warm-up")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights that are evaluated; 0: none")
     clip: float | None = Field(10.0, gt=0, description="largest gradient norm; none: no clipping")
-    seed: int = Field(0, ge=0, description="seed of initialisation, batches and noise")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of initialisation, batches and noise")
 
     def learning_rate_at(self, progress: float) -> float:
         """Learning rate at `progress` in [0, 1]: linear warm-up, then constant or a half cosine to zero."""
@@ -91,14 +91,14 @@ class Budget:
         """Read `2000steps`, `10epochs` or `60s`; BudgetError otherwise."""
         if isinstance(text, Budget):
             return text
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|s)\s*", str(text))
+        match = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*(steps?|epochs?|s)", str(text)[:LONGEST].strip())
         if not match or not 0 < float(match[1]) <= MOST:
-            raise BudgetError(f"{text!r} is not a budget: expected a positive 2000steps, 10epochs or 60s")
+            raise BudgetError(f"{shown(text)} is not a budget: expected a positive 2000steps, 10epochs or 60s")
         unit: Literal["steps", "epochs", "s"]
         unit = "s" if match[2] == "s" else "steps" if match[2].startswith("step") else "epochs"
         amount = float(match[1])
         if unit == "steps" and amount != int(amount):
-            raise BudgetError(f"{text!r} is not a budget: steps are whole")
+            raise BudgetError(f"{shown(text)} is not a budget: steps are whole")
         return cls(amount, unit)
 
     def __str__(self) -> str:
@@ -116,19 +116,22 @@ class Reference:
     @classmethod
     def parse(cls, text: str, what: str = "model") -> Reference:
         """Read `name` or `name[key=value,...]`. Values are TOML; a bare word is a string."""
-        match = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", text, re.DOTALL)
-        if not match:
-            raise ConfigError(f"cannot read {what} {text!r}: expected name or name[key=value,...]")
+        if len(text) > LONGEST:
+            raise ConfigError(f"{what} {shown(text)} has {len(text):,} characters; at most {LONGEST:,} are read")
+        name, bracket, inside = text.strip().partition("[")
+        name = name.strip()
+        if not name or "]" in name or (bracket and not inside.endswith("]")) or not _is_text(text):
+            raise ConfigError(f"cannot read {what} {shown(text)}: expected name or name[key=value,...]")
         options: dict[str, Any] = {}
-        for part in split_outside_brackets(match[2] or ""):
+        for part in split_outside_brackets(inside[:-1]):
             key, sign, value = part.partition("=")
             key = key.strip()
             if not sign or not key.isidentifier():
-                raise ConfigError(f"cannot read {part!r} in {what} {text!r}: expected key=value")
+                raise ConfigError(f"cannot read {shown(part)} in {what} {shown(text)}: expected key=value")
             if key in options:
-                raise ConfigError(f"key {key!r} stands twice in {what} {text!r}")
+                raise ConfigError(f"key {shown(key)} stands twice in {what} {shown(text)}")
             options[key] = _value(value.strip())
-        return cls(match[1], options)
+        return cls(name, options)
 
     def __str__(self) -> str:
         if not self.options:
@@ -152,12 +155,12 @@ def split_outside_brackets(text: str) -> list[str]:
         elif char in "]})":
             depth -= 1
             if depth < 0:
-                raise ConfigError(f"unbalanced bracket in {text!r}")
+                raise ConfigError(f"unbalanced bracket in {shown(text)}")
         elif char == "," and depth == 0:
             parts.append(text[start:at])
             start = at + 1
     if depth or quote:
-        raise ConfigError(f"unbalanced {'quote' if quote else 'bracket'} in {text!r}")
+        raise ConfigError(f"unbalanced {'quote' if quote else 'bracket'} in {shown(text)}")
     parts.append(text[start:])
     return [part.strip() for part in parts if part.strip()]
 
@@ -167,11 +170,20 @@ def _value(text: str) -> Any:
         return None
     try:
         if "\n" not in text:  # else it could be more than one value
-            return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+            return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         if BARE_WORD.fullmatch(text):
             return text
-    raise ConfigError(f"cannot read value {text!r}: expected a number, true, false, none, a word or a list")
+    raise ConfigError(f"cannot read value {shown(text)}: expected a number, true, false, none, a word or a list")
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written to a file: halves of surrogate pairs, from bytes in an argument, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(value: Any) -> str:
@@ -200,4 +212,4 @@ def toml_value(value: Any) -> str:
         return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{toml_value(str(k))} = {toml_value(v)}" for k, v in value.items()) + "}"
-    raise ConfigError(f"cannot write {value!r} as TOML: expected strings, numbers, booleans, lists or tables")
+    raise ConfigError(f"cannot write {shown(value)} as TOML: expected strings, numbers, booleans, lists or tables")

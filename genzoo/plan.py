@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from genzoo.config import Budget, Config, Reference, TrainSettings, toml_value
 from genzoo.errors import ConfigError, PlanError
 from genzoo.records import cell_name
+from genzoo.safe_fields import THREADS, Seed
+from genzoo.safe_files import read_limited, reason
+from genzoo.safe_toml import SIZE, parse_toml
 
 DEFAULT_DATASETS = ("moons", "checkerboard", "mnist")
 DEFAULT_MAX_SECONDS = 40.0
+CELLS = 10_000
+"""Of a plan, at most: each is a folder and a row of the table."""
 NONE = "none"
 """How TOML, which has no word for it, says None: `clip = "none"`."""
 
@@ -24,20 +29,24 @@ NONE = "none"
 LATER = ("samples",)
 """Keys of `[evaluation]` that runs of the first release did not have."""
 
+Draws = Annotated[int, Field(ge=1, lt=2**31)]
+Points = Annotated[int, Field(ge=2, lt=2**63)]
+Samples = Annotated[int, Field(ge=4, le=1_000_000)]
+
 
 class EvaluationPlan(Config):
     """How each trained model is evaluated."""
 
     estimator: str | None = Field(None, description="a name that the model gives; none: its default")
-    num_samples: int | None = Field(None, ge=1, description="draws an example; none: the card's default effort")
+    num_samples: Draws | None = Field(None, description="draws an example; none: the card's default effort")
     until_se: float | None = Field(None, gt=0, description="Monte Carlo standard error to reach, nats")
-    points: int | None = Field(None, ge=2, description="test points; none: 10,000 in the plane, 2,000 elsewhere")
+    points: Points | None = Field(None, description="test points; none: 10,000 in the plane, 2,000 elsewhere")
     max_seconds: float = Field(
         DEFAULT_MAX_SECONDS, ge=0, description="stop after the batch in which this has passed; 0: no limit"
     )
-    seed: int = Field(0, ge=0, description="seed of the draws")
-    samples: int | None = Field(
-        None, ge=4, description="samples that the metrics speak of; none: 10,000 in the plane, 64 elsewhere"
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the draws")
+    samples: Samples | None = Field(
+        None, description="samples that the metrics speak of; none: 10,000 in the plane, 64 elsewhere"
     )
 
     def identity(self) -> dict[str, Any]:
@@ -51,10 +60,10 @@ class Plan(Config):
 
     models: tuple[str, ...] = Field(min_length=1, description="names with inline options: flow[layers=8]")
     datasets: tuple[str, ...] = Field(DEFAULT_DATASETS, min_length=1, description="names with options, or paths")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="a list; a number n means 0..n-1")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="a list; a number n means 0..n-1")
     budget: str = Field("30s", description="2000steps, 10epochs or 60s a cell")
-    threads: int = Field(1, ge=1, description="torch threads a cell; never derived from the number of jobs")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:i")
+    threads: int = Field(1, ge=1, le=THREADS, description="torch threads a cell; never derived from the number of jobs")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:i")
     training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainSettings that override models'")
     evaluation: EvaluationPlan = Field(default_factory=lambda: EvaluationPlan(), description="see EvaluationPlan")
     test: bool = Field(True, description="false ends at validation, for tuning")
@@ -62,7 +71,11 @@ class Plan(Config):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
-        return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value > CELLS:
+                raise ValueError(f"expected at most {CELLS:,} seeds")
+            return list(range(value))
+        return value
 
     @field_validator("budget")
     @classmethod
@@ -74,10 +87,17 @@ class Plan(Config):
     def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         # two cells of one name would write to one folder at the same time
         names = [str(Reference.parse(value)) if isinstance(value, str) else value for value in values]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]} stands twice")
+        name, times = Counter(names).most_common(1)[0] if names else ("", 1)
+        if times > 1:
+            raise ValueError(f"{name} stands twice")
         return values
+
+    @model_validator(mode="after")
+    def _few(self) -> Self:
+        cells = len(self.models) * len(self.datasets) * len(self.seeds)
+        if cells > CELLS:
+            raise ValueError(f"{cells:,} cells; expected at most {CELLS:,}")
+        return self
 
     @field_validator("training", mode="before")
     @classmethod
@@ -97,10 +117,10 @@ class Plan(Config):
     def read(cls, path: Path) -> Self:
         """A plan from TOML; PlanError naming the file."""
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = parse_toml(read_limited(path, 4 * SIZE).decode())
         except OSError as error:
-            raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise PlanError(f"cannot read plan {path}: {reason(error)}") from None
+        except ValueError as error:
             raise PlanError(f"plan {path} is not valid TOML: {error}") from None
         try:
             return cls.parse(values, f"plan {path}")

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from genzoo.safe_files import unpacked_limit
 
 Array = NDArray[Any]
+Order = Literal["C", "F"]
 MAGIC = b"\x93NUMPY"
 HEADER = 10_000
 """Bytes of a header: NumPy writes 128, and takes no more than this from a stranger."""
@@ -50,7 +51,7 @@ def read_npy(file: BinaryIO, size: int, mapped: int | None = None) -> Array:
     """
     dtype, shape, order, start = _header(file, size)
     if mapped is not None and size - start > mapped:
-        return np.memmap(file, dtype, "r", start, shape, order)
+        return np.memmap(cast(Any, file), dtype, "r", start, shape, order)
     return _array(file, dtype, shape, order)
 
 
@@ -107,7 +108,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _header(file: Any, size: int) -> tuple[np.dtype[Any], tuple[int, ...], str, int]:
+def _header(file: Any, size: int) -> tuple[np.dtype[Any], tuple[int, ...], Order, int]:
     """dtype, shape, order (C or F) and where the data starts, of a stream of `size` bytes that holds just these."""
     magic = file.read(8)
     if magic[:6] != MAGIC or len(magic) < 8 or magic[6] not in (1, 2, 3):
@@ -157,13 +158,13 @@ def _entries(text: str) -> dict[str, Any]:
     return found
 
 
-def _array(stream: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: str) -> Array:
+def _array(stream: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
     """The numbers that follow a header whose size is known to be right; an array that may be written to."""
     content = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
-    view, at = memoryview(content), 0
+    view, at = content.data, 0
     while at < len(view) and (got := stream.readinto(view[at : at + PIECE])):
         at += got
     if at < len(view):
         raise ValueError(f"it ends after {at:,} of {len(view):,} bytes of numbers")
     flat = content != 0 if dtype.kind == "b" else content.view(dtype)  # a byte of 7 is no bool, whatever it is called
-    return flat.reshape(shape, order="F" if order == "F" else "C")
+    return flat.reshape(shape, order=order)

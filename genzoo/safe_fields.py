@@ -34,10 +34,12 @@ def _shape(shape: list[int]) -> list[int]:
 def knows(**sorts: type) -> AfterValidator:
     """Of a dict: these keys, where they are there and not None, are of these types, and whole numbers not negative."""
 
+    def fits(value: Any, sort: type) -> bool:
+        return value is None or (type(value) is sort and (sort is not int or 0 <= int(value) < 2**63))
+
     def check(values: dict[str, Any]) -> dict[str, Any]:
         for key, sort in sorts.items():
-            value = values.get(key)
-            if value is not None and (type(value) is not sort or (sort is int and not 0 <= value < 2**63)):
+            if not fits(values.get(key), sort):
                 form = "a whole number, not negative" if sort is int else f"a {sort.__name__}"
                 raise ValueError(f"expected {key} to be {form}")
         return values

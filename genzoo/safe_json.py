@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 DEPTH = 64
@@ -18,9 +19,9 @@ def parse_json(text: str | bytes, any_number: bool = False) -> Any:
     integers too. Raises ValueError, which says what is wrong."""
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
-    numbers = {} if any_number else {"parse_int": _whole, "parse_float": _real, "parse_constant": _constant}
+    numbers: dict[str, Any] = {"parse_int": _whole, "parse_float": _real, "parse_constant": _constant}
     try:
-        value = json.loads(text, object_pairs_hook=_object, **numbers)
+        value = json.loads(text, object_pairs_hook=_object, **({} if any_number else numbers))
     except RecursionError:
         raise ValueError(f"it is nested more than {DEPTH} levels deep") from None
     if text.count("[") + text.count("{") > DEPTH and deeper_than(value, DEPTH):
@@ -65,7 +66,7 @@ def _constant(name: str) -> NoReturn:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        times = Counter(key for key, _ in pairs)
+        twice = times.most_common(1)[0][0]
         raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
     return made

@@ -271,10 +271,10 @@ def test_labels_that_cannot_be_used(y, words) -> None:
 TRAIN = {"train": REAL, "valid": REAL, "test": REAL}
 BROKEN: dict[str, tuple[str, object, str]] = {
     "extension": ("a.parquet", "x", r"cannot tell its format by its name; expected \.npz, \.npy, \.csv, an IDX file"),
-    "objects npy": ("a.npy", np.array([{}, {}], dtype=object), "or holds Python objects, which are not read"),
-    "objects npz": ("a.npz", {"x": np.array([{}, {}], dtype=object)}, "or holds Python objects, which are not read"),
+    "objects npy": ("a.npy", np.array([{}, {}], dtype=object), "it holds Python objects, which are not read"),
+    "objects npz": ("a.npz", {"x": np.array([{}, {}], dtype=object)}, "it holds Python objects, which are not read"),
     "text as npy": ("text.npy", b"hello", "it is not a NumPy file of numbers"),
-    "text as npz": ("text.npz", b"hello", "it is not a NumPy file of numbers"),
+    "text as npz": ("text.npz", b"hello", "broken or not a NumPy file: the archive is broken"),
     "nothing as npy": ("zero.npy", b"", "broken or not a NumPy file"),
     "nothing as npz": ("zero.npz", b"", "broken or not a NumPy file"),
     "broken zip": ("zip.npz", b"PK\x03\x04 and no more", "broken or not a NumPy file"),

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from genzoo.data.idx import read_bytes
 from genzoo.errors import DataError
+from genzoo.records import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -255,14 +256,11 @@ def _verdict(name: str, path: Path) -> Check:
 
 
 def _keep(contents: Contents) -> Path:
-    """Write the files to the cache, each by an atomic rename, so that a reader never sees half of one."""
+    """Write the files to the cache, each whole or not at all."""
     folder = cache_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
-            for name, content in contents.items():
-                (Path(part) / name).write_bytes(content)
-                os.replace(Path(part) / name, folder / name)
+        for name, content in contents.items():
+            write_bytes(folder / name, content)
     except OSError as cause:
         raise DataError(f"came, but the cache {folder} cannot be written: {_brief(cause)}") from cause
     return folder

@@ -24,6 +24,7 @@ from genzoo.spec import Batch, DataProtocol, Dataset, DataSpec, Split
 
 log = logging.getLogger(__name__)
 FEWEST = 10  # rows that can be split 80/10/10
+CLASSES = 2**16  # labels, at most: a conditional model has weights for each; ImageNet's largest set has 21,841
 _SCAN = 2**22  # how many numbers are looked at in one go
 Made = tuple[dict[str, Split], str]
 
@@ -73,17 +74,23 @@ def load_points(path: str | Path, spec: DataSpec) -> Batch:
     for key, array in parts.x.items():
         _check_numbers(f"{path}: {key}", array)
     facts = _facts(str(path), parts.x)
-    rows = np.concatenate([array.reshape(len(array), -1) for array in parts.x.values()])
-    if rows.shape[1] != spec.dims:
-        raise DataError(f"{path}: expected rows of {spec.dims} numbers, for {spec.describe()}; got {rows.shape[1]}")
+    for array in parts.x.values():
+        if (width := array.size // len(array)) != spec.dims:
+            raise DataError(f"{path}: expected rows of {spec.dims} numbers, for {spec.describe()}; got {width}")
     if spec.levels is not None and (facts.low < 0 or facts.high >= spec.levels or not facts.whole):
         raise DataError(f"{path}: expected codes 0..{spec.levels - 1}; got values {facts.low:g} to {facts.high:g}")
-    x = torch.from_numpy(np.ascontiguousarray(rows)).to(spec.dtype).reshape(-1, *spec.event_shape)
+    dtype = np.float32 if spec.levels is None else np.uint8
+    rows = np.concatenate([array.reshape(len(array), -1).astype(dtype) for array in parts.x.values()])
+    x = torch.from_numpy(rows).reshape(-1, *spec.event_shape)
     if spec.classes is None:
         return Batch(x, None)
     if set(parts.y) != set(parts.x):
         raise DataError(f"{path}: this model is conditional and needs labels: key y, column label or a labels file")
-    return Batch(x, torch.cat([_labels(str(path), y) for y in parts.y.values()]))
+    _check_lengths(str(path), parts)
+    y = torch.cat([_labels(str(path), parts.y[key]) for key in parts.x])
+    if int(y.max()) >= spec.classes:
+        raise DataError(f"{path}: expected labels 0..{spec.classes - 1}; got {int(y.max())}")
+    return Batch(x, y)
 
 
 def _array(name: str, values: ArrayLike | Tensor) -> Array:
@@ -102,9 +109,7 @@ def _assemble(parts: Parts, levels: int | None, labels: bool, name: str, where: 
         if array.shape[1:] != x[first].shape[1:] or (array.dtype.kind == "f") != (x[first].dtype.kind == "f"):
             one, other = (f"{k} has {x[k].shape[1:]} {x[k].dtype}" for k in (first, key))
             raise DataError(f"{where}: expected examples of one shape and kind in all parts; {one}, {other}")
-    for key, y in parts.y.items():
-        if key in x and y.shape != (len(x[key]),):
-            raise DataError(f"{where}: labels have shape {y.shape}; expected one for each example, ({len(x[key])},)")
+    _check_lengths(where, parts)
     if labels and set(parts.y) != set(x):
         raise DataError(f"{where}: expected labels for {', '.join(x)}; got them for {', '.join(parts.y)}")
     ys = {key: _labels(where, y) for key, y in parts.y.items()} if labels else {}
@@ -123,6 +128,13 @@ def _assemble(parts: Parts, levels: int | None, labels: bool, name: str, where: 
     )
     train, valid, test = (splits[part] for part in PARTS)
     return Dataset(name=name, spec=spec, protocol=protocol, train=train, valid=valid, test=test)
+
+
+def _check_lengths(where: str, parts: Parts) -> None:
+    for key, y in parts.y.items():
+        if key in parts.x and y.shape != (len(parts.x[key]),):
+            count = len(parts.x[key])
+            raise DataError(f"{where}: labels have shape {y.shape}; expected one for each example, ({count},)")
 
 
 def _check_numbers(where: str, array: Array) -> None:
@@ -207,6 +219,8 @@ def _labels(where: str, y: Array) -> Tensor:
     if y.dtype.kind not in "bui" or y.min() < 0:
         got = str(y.dtype) if y.dtype.kind not in "bui" else str(y.min())
         raise DataError(f"{where}: expected labels as whole numbers from 0; got {got}")
+    if y.max() >= CLASSES:
+        raise DataError(f"{where}: expected labels below {CLASSES:,}, one for each class; got {y.max()}")
     return torch.from_numpy(y.astype(np.int64))
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,25 +14,15 @@ from numpy.typing import NDArray
 
 from genzoo.data.idx import read_idx
 from genzoo.errors import DataError
+from genzoo.safe_arrays import read_npy, read_npz
+from genzoo.safe_files import open_regular, read_limited, reason
+from genzoo.text import plain
 
 Array = NDArray[Any]
 ACCEPTED = ".npz, .npy, .csv, an IDX file (ending in -ubyte or .idx, or that with .gz) or a folder of IDX files"
 MAPPED = 2**28  # bytes; a larger .npy stays on disk
+CSV = 2**28  # bytes; text becomes an object a line, up to thirty times its size
 PARTS = ("train", "valid", "test")
-# What numpy was seen to raise for damaged headers and archives, by flipping bytes.
-_BROKEN = (
-    ValueError,
-    TypeError,
-    OSError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _IDX = re.compile(r"(?i).*([-.]ubyte|\.idx\d?)(\.gz)?")
 _ROLES = {"train": "train", "valid": "valid", "val": "valid", "test": "test", "t10k": "test"}
 
@@ -73,27 +61,24 @@ def stem(path: Path) -> str:
 
 def _read_npy(path: Path) -> Parts:
     try:
-        # A map first: unlike a plain read it checks the size that the header claims against the file.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _BROKEN as cause:
+        with open_regular(path) as stream:
+            return Parts({"x": read_npy(stream, os.fstat(stream.fileno()).st_size, MAPPED)})
+    except (OSError, ValueError) as cause:
         raise _unreadable(path, cause) from cause
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: it is an archive of arrays; rename it to .npz")
-    return Parts({"x": array if array.nbytes > MAPPED else np.array(array)})
 
 
 def _read_npz(path: Path) -> Parts:
+    wanted = ("x", "y", *PARTS, *(f"y_{part}" for part in PARTS))
     try:
-        # A stream of our own: numpy leaves the file open when the archive is broken.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            keys = list(archive.files)
-            x = {key: archive[key] for key in ("x", *PARTS) if key in keys}
-            y = {key: archive[key] for key in ("y", *(f"y_{part}" for part in PARTS)) if key in keys}
-    except _BROKEN as cause:
+        with open_regular(path) as stream:
+            keys, arrays = read_npz(stream, os.fstat(stream.fileno()).st_size, wanted)
+    except (OSError, ValueError) as cause:
         raise _unreadable(path, cause) from cause
+    x = {key: arrays[key] for key in ("x", *PARTS) if key in arrays}
+    y = {key: arrays[key] for key in ("y", *(f"y_{part}" for part in PARTS)) if key in arrays}
     whole, parts = "x" in x, "train" in x and "test" in x
     if whole == parts or (whole and len(x) > 1):
-        raise DataError(f"{path}: expected the keys x, or train, valid and test; got {', '.join(keys) or 'none'}")
+        raise DataError(f"{path}: expected the keys x, or train, valid and test; got {_listed(keys)}")
     if whole:
         if len(y) > ("y" in y):
             raise DataError(f"{path}: labels of x are under the key y; got {', '.join(y)}")
@@ -106,8 +91,8 @@ def _read_npz(path: Path) -> Parts:
 def _read_csv(path: Path) -> Parts:
     """Numbers between commas. A first line without any number is a header; its column `label`, if any, is y."""
     try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as cause:
+        lines = [line for line in read_limited(path, CSV).decode("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, ValueError) as cause:
         raise _unreadable(path, cause) from cause
     named = bool(lines) and not any(map(_is_number, lines[0].split(",")))
     header = [cell.strip().strip('"') for cell in lines.pop(0).split(",")] if named else []
@@ -167,9 +152,12 @@ def _read_folder(path: Path) -> Parts:
     return Parts(x, y)
 
 
-def _unreadable(path: Path, cause: BaseException) -> DataError:
-    if path.suffix.lower() in (".npy", ".npz"):
-        if "pickle" in str(cause) or "object" in str(cause):
-            return DataError(f"{path}: it is not a NumPy file of numbers, or holds Python objects, which are not read")
-        return DataError(f"{path}: it is broken or not a NumPy file: {cause}")
-    return DataError(f"{path}: cannot be read: {cause}")
+def _listed(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
+    return (", ".join(plain(key, 40) for key in keys[:10]) or "none") + more
+
+
+def _unreadable(path: Path, cause: Exception) -> DataError:
+    words = reason(cause) if isinstance(cause, OSError) else str(cause)
+    numpy = path.suffix.lower() in (".npy", ".npz")
+    return DataError(f"{path}: {'it is broken or not a NumPy file' if numpy else 'it cannot be read'}: {words}")
