@@ -24,7 +24,7 @@ T = TypeVar("T")
 def descriptor_to(target: int) -> Iterator[None]:
     """Point file descriptor 1 at the descriptor `target`: what `os.write(1, ...)`, C code and child processes print.
 
-    What C code keeps in a buffer of its own until the process ends is not reached.
+    Of the whole process, other threads too. What C code keeps in a buffer of its own until the end is not reached.
     """
     try:
         kept = os.dup(1)

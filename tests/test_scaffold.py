@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from genzoo import scaffold
 from genzoo.errors import UnknownNameError, UsageError
 
+if TYPE_CHECKING:
+    from conftest import Site
+
 FAMILIES = [*scaffold.FAMILIES]
 
 
-def genzoo(*arguments: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command line, with the distribution at `path` found as an installed one is."""
-    environment = dict(os.environ)
-    if path is not None:
-        environment["PYTHONPATH"] = os.pathsep.join([str(path), str(path / "src")])
-    command = [sys.executable, "-m", "genzoo", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-
-
-def pretend_installed(folder: Path) -> None:
-    """The metadata that pip would write, made of the distribution's own pyproject."""
-    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    entries = project["entry-points"]["genzoo"]
-    (info / "entry_points.txt").write_text("[genzoo]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()))
+def genzoo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command line in `cwd`."""
+    return subprocess.run([sys.executable, "-m", "genzoo", *arguments], cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -55,26 +44,25 @@ def test_what_it_writes_is_sound(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["density", "latent"])
-def test_a_new_model_passes_the_kit_and_enters_a_bench(family: str, tmp_path: Path) -> None:
+def test_a_new_model_passes_the_kit_and_enters_a_bench(
+    family: str, installed: Callable[..., Site], tmp_path: Path
+) -> None:
     assert genzoo("new", "fresh", "--family", family, cwd=tmp_path).returncode == 0
-    folder = tmp_path / "genzoo-fresh"
-    pretend_installed(folder)
-    listed = json.loads(genzoo("list", "models", "--json", cwd=tmp_path, path=folder).stdout)
+    site = installed(projects=[tmp_path / "genzoo-fresh"])
+    listed = json.loads(site.run("list", "models", "--json").stdout)
     assert "fresh" in {row["name"] for row in listed}
-    checked = genzoo("check", "fresh", cwd=tmp_path, path=folder)
+    checked = site.run("check", "fresh")
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    options = ["--budget", "30steps", "--points", "50", "--jobs", "1", "-o", "run"]
-    ran = genzoo("bench", "-m", "fresh", "-d", "moons[points=2000]", *options, cwd=tmp_path, path=folder)
+    options = ["--budget", "30steps", "--points", "50", "--jobs", "1", "-o", str(tmp_path / "run")]
+    ran = site.run("bench", "-m", "fresh", "-d", "moons[points=2000]", *options)
     assert ran.returncode == 0, ran.stderr
     assert "fresh" in ran.stdout
 
 
-def test_a_new_data_set_enters_a_bench(tmp_path: Path) -> None:
+def test_a_new_data_set_enters_a_bench(installed: Callable[..., Site], tmp_path: Path) -> None:
     assert genzoo("new", "bars", "--family", "dataset", cwd=tmp_path).returncode == 0
-    folder = tmp_path / "genzoo-bars"
-    pretend_installed(folder)
-    options = ["--budget", "1steps", "--jobs", "1", "-o", "run"]
-    ran = genzoo("bench", "-m", "gaussian", "-d", "bars", *options, cwd=tmp_path, path=folder)
+    options = ["--budget", "1steps", "--jobs", "1", "-o", str(tmp_path / "run")]
+    ran = installed(projects=[tmp_path / "genzoo-bars"]).run("bench", "-m", "gaussian", "-d", "bars", *options)
     assert ran.returncode == 0, ran.stderr
 
 

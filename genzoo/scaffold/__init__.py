@@ -18,7 +18,8 @@ FAMILIES = {
 """What can be written, with the summary of what it starts as."""
 
 COMMANDS = {
-    "model": "genzoo list models ${name}\ngenzoo check ${name}\ngenzoo bench -m ${name},gaussian -d moons --budget 20s",
+    "model": "genzoo list models ${name}\ngenzoo check ${name}    # --explain: what each check means\n"
+    "genzoo bench -m ${name},gaussian -d moons --budget 20s",
     "data": "genzoo list datasets ${name}\ngenzoo bench -m gaussian -d ${name}",
 }
 
