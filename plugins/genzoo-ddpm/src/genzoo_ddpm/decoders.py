@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class Decoder(nn.Module, ABC):
     """log p(x_0 given x_1) and its draws. `uses_network`: whether it needs x0_hat, and so a network call."""
 
     uses_network: bool
+    unit: float = 1.0
+    """What one unit of the data is on the chain's scale."""
     log_variance: Tensor
 
     def __init__(self, chain: Chain, variance: float | None) -> None:
@@ -45,6 +48,17 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def sample(self, mean: Tensor) -> Tensor:
         """Draws in data units `(R, D)` around `mean (R, D)`."""
+
+    @abstractmethod
+    def log_given(self, mean: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        """log of the density (mass) of y = x_0 + noise eps around `mean (*, D)`, by dimension, up to a constant.
+
+        `y (*, D)` is on the chain's scale, as is `noise (D,)`; 0 is no noise.
+        """
+
+    @abstractmethod
+    def sample_given(self, mean: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        """Draws in data units `(R, D)` around `mean (R, D)`, given `y`; arguments as for `log_given`."""
 
     def fit(self, mean_square: Tensor) -> None:
         """Set v_1 from `mean_square ()`, the error of x0_hat at t = 1, where that is what it should be."""
@@ -67,6 +81,18 @@ class GaussianDecoder(Decoder):
         """See Decoder."""
         return mean + math.exp(0.5 * float(self.log_variance)) * torch.randn_like(mean)
 
+    def log_given(self, mean: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        """See Decoder."""
+        variance = self.log_variance.exp() + noise.square()
+        return -0.5 * ((y - mean).square() / variance + variance.log())
+
+    def sample_given(self, mean: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        """See Decoder."""
+        variance = self.log_variance.exp()
+        gain = variance / (variance + noise.square())
+        scale = ((1 - gain) * variance).sqrt().to(mean.dtype)
+        return mean + gain.to(mean.dtype) * (y - mean) + scale * torch.randn_like(mean)
+
     def fit(self, mean_square: Tensor) -> None:
         """See Decoder; v_1 that was given stays."""
         if self.fitted:
@@ -86,10 +112,11 @@ class LevelsDecoder(Decoder):
     def __init__(self, chain: Chain, variance: float | None, levels: int) -> None:
         super().__init__(chain, variance)
         self.levels = levels
+        self.unit = 2 / (levels - 1)
 
     def encode(self, x: Tensor) -> Tensor:
         """See Decoder."""
-        return x.to(torch.float32) * (2 / (self.levels - 1)) - 1
+        return x.to(torch.float32) * self.unit - 1
 
     def decode(self, x: Tensor) -> Tensor:
         """See Decoder."""
@@ -110,12 +137,30 @@ class LevelsDecoder(Decoder):
         return torch.cat(parts)
 
     def sample(self, mean: Tensor) -> Tensor:
-        """See Decoder; the largest of scores plus Gumbel noise is a draw from their softmax."""
-        parts = []
-        for m in self._chunks(mean):
-            scores = self.log_probs(m)
-            parts.append((scores - torch.empty_like(scores).exponential_().log()).argmax(-1))
-        return torch.cat(parts).to(torch.uint8)
+        """See Decoder."""
+        return torch.cat([_drawn(self.log_probs(m)) for m in self._chunks(mean)])
+
+    def log_given(self, mean: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        """See Decoder."""
+        rows = mean.flatten(0, -2), y.expand_as(mean).flatten(0, -2)
+        return torch.cat([s.logsumexp(-1) for s in self._scores(*rows, noise)]).view_as(mean)
+
+    def sample_given(self, mean: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        """See Decoder."""
+        return torch.cat([_drawn(scores) for scores in self._scores(mean, y, noise)])
+
+    def _scores(self, mean: Tensor, y: Tensor, noise: Tensor) -> Iterator[Tensor]:
+        """log p(k given x_1) N(y; value_k, noise^2) up to a constant, in chunks of `(r, D, levels)`."""
+        # a twentieth of a level tells them apart as surely as none
+        precision = -0.5 / noise.clamp(min=self.unit / 20).square()[:, None]
+        values = self.encode(torch.arange(self.levels, device=mean.device))
+        for m, o in zip(self._chunks(mean), self._chunks(y), strict=True):
+            yield self.log_probs(m) + precision * (o[..., None] - values).square()
 
     def _chunks(self, x: Tensor) -> tuple[Tensor, ...]:
         return torch.split(x, max(1, ROWS // (x.shape[1] * self.levels)))
+
+
+def _drawn(scores: Tensor) -> Tensor:
+    """A level from the softmax of scores `(*, levels)`: the largest of scores plus Gumbel noise."""
+    return (scores - torch.empty_like(scores).exponential_().log()).argmax(-1).to(torch.uint8)

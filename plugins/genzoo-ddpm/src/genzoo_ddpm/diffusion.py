@@ -22,18 +22,19 @@ from torch import Tensor
 
 from genzoo.config import Config, TrainSettings
 from genzoo.errors import CapabilityError
-from genzoo.interface import Estimator, GradientModel, evaluating, seeded
+from genzoo.interface import ConditionalSampler, Estimator, GradientModel, evaluating, seeded
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
 from genzoo.spec import DataSpec, Split
 from genzoo_ddpm.allocation import Allocation, stratified_variance
 from genzoo_ddpm.decoders import GaussianDecoder, LevelsDecoder
 from genzoo_ddpm.estimators import BoundEstimator
+from genzoo_ddpm.given import draw_given
 from genzoo_ddpm.networks import GaussianDenoiser, VectorNetwork
 from genzoo_ddpm.objectives import OBJECTIVES
 from genzoo_ddpm.options import DiffusionConfig, schedule_of
 from genzoo_ddpm.pixels import PixelDenoiser
-from genzoo_ddpm.schedules import Chain, column
+from genzoo_ddpm.schedules import Chain
 from genzoo_ddpm.unet import PatchUNet
 from genzoo_ddpm.variances import VARIANCES
 
@@ -47,7 +48,7 @@ PILOT_NUMBERS = 1 << 23
 """Most numbers in one of the pilot's arrays."""
 
 
-class Diffusion(GradientModel):
+class Diffusion(GradientModel, ConditionalSampler):
     """The chain, its network and its bound; DDPM and DDIM are its leaves and differ in `eta` alone."""
 
     Config: ClassVar[type[Config]] = DiffusionConfig
@@ -99,8 +100,13 @@ class Diffusion(GradientModel):
 
     def _predict(self, x: Tensor, step: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """x0_hat `(R, D)` at x_t, and what the variance is made from (`Variance.log_variance`)."""
-        denoised = self.denoiser(x, column(self.chain.signal, step, x), column(self.chain.noise, step, x))
-        output = self.network(x, denoised.side, self.chain.log_snr[step].to(x.dtype), condition)
+        return self._predict_at(x, self.chain.log_snr[step], condition)
+
+    def _predict_at(self, x: Tensor, log_snr: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """The same at any log-SNR `(R,)` float64."""
+        signal, noise = (torch.sigmoid(sign * log_snr).sqrt().to(x.dtype)[:, None] for sign in (1, -1))
+        denoised = self.denoiser(x, signal, noise)
+        output = self.network(x, denoised.side, log_snr.to(x.dtype), condition)
         mean, *rest = output.chunk(1 + self.variance.outputs, dim=1)
         return denoised.mean + denoised.scale * mean, rest[0] if rest else denoised.variance
 
@@ -308,15 +314,25 @@ class Diffusion(GradientModel):
 
     def _last(self, x: Tensor, labels: Tensor) -> Tensor:
         """A draw of the decoder given x_1, in data units `(n, D)`."""
-        uses = self.decoder.uses_network
-        return self.decoder.sample(self._means(x, 0, labels)[0] if uses else x / self.chain.signal[0].to(x.dtype))
+        return self.decoder.sample(self._decoder_mean(x, labels))
+
+    def _decoder_mean(self, x: Tensor, labels: Tensor) -> Tensor:
+        """What the decoder draws around, given x_1: `(n, D)`."""
+        return self._denoised(x, 0, labels)[0] if self.decoder.uses_network else x / float(self.chain.signal[0])
+
+    @property
+    def exact_given(self) -> bool:
+        """Particles, and a denoiser that is learned."""
+        return False
+
+    def _sample_given(self, x: Tensor, mask: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+        z, labels = self._encoded(x, condition)
+        drawn = draw_given(self, z, mask.flatten(1), noise.flatten(), labels).view_as(x)
+        return torch.where(mask & (noise == 0), x, drawn).to(self.spec.dtype)
 
     def _trajectory(self, labels: Tensor) -> Iterator[Tensor]:
         """x_T, ..., x_1, each `(n, D)`."""
-        signal, noise = self.chain.signal[-1], self.chain.noise[-1]
-        scale = (noise**2 + signal**2 * self.denoiser.variances).sqrt().to(self.denoiser.loc.dtype)
-        eps = torch.randn(len(labels), self.spec.dims, dtype=scale.dtype, device=scale.device)
-        x = signal.to(scale.dtype) * self.denoiser.loc + scale * eps
+        x = self._start(len(labels))
         yield x
         for t in range(len(self.chain) - 1, 0, -1):
             mean, log_variance = self._means(x, t, labels)
@@ -324,12 +340,23 @@ class Diffusion(GradientModel):
             x = mean if self.eta == 0 else mean + (0.5 * log_variance).exp().to(x.dtype) * torch.randn_like(x)
             yield x
 
+    def _start(self, n: int) -> Tensor:
+        """x_T `(n, D)`."""
+        signal, noise = self.chain.signal[-1], self.chain.noise[-1]
+        scale = (noise**2 + signal**2 * self.denoiser.variances).sqrt().to(self.denoiser.loc.dtype)
+        eps = torch.randn(n, self.spec.dims, dtype=scale.dtype, device=scale.device)
+        return signal.to(scale.dtype) * self.denoiser.loc + scale * eps
+
     def _means(self, x: Tensor, t: int, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of p(x_{t-1} given x_t) at index `t`; at 0 the mean of the decoder."""
+        """Mean and log-variance of p(x_{t-1} given x_t) at index `t` >= 1."""
+        denoised, log_variance = self._denoised(x, t, labels)
+        return float(self.chain.keep[t]) * x + float(self.chain.pull[t]) * denoised, log_variance
+
+    def _denoised(self, x: Tensor, t: int, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """x0_hat `(n, D)` at index `t`, and log v_t `(n, 1 or D)`, of the decoder at 0."""
         step = torch.full((len(x),), t, device=x.device)
         denoised, cue = self._predict(x, step, labels)
-        keep, pull = float(self.chain.keep[t]), float(self.chain.pull[t])
-        return keep * x + pull * denoised, self._log_variance(step, cue)
+        return denoised, self._log_variance(step, cue)
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
         """forward: x_0 and noised versions of it up to x_T, one path; reverse: x_T down to x_1 and a sample."""

@@ -41,6 +41,9 @@ class DiffusionConfig(Config):
     )
     width: int | None = Field(None, ge=8, description="features of the network; none: 128 for vectors, 48 for images")
     blocks: int = Field(3, ge=1, description="residual blocks of the network for vectors")
+    particles: int | None = Field(
+        None, ge=1, description="of in-painting, an example; none: 64 for vectors, 8 for images, whose step is dear"
+    )
 
 
 def schedule_of(spec: DataSpec, config: DiffusionConfig) -> Schedule:
