@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError
 from torch import Tensor
 
 from genzoo import evaluation
 from genzoo.building import Blueprint, load_reference
 from genzoo.config import Budget, Reference, TrainSettings
-from genzoo.errors import RunError
+from genzoo.errors import GenzooError, RunError
 from genzoo.evaluation import Evaluation
 from genzoo.interface import GenerativeModel
 from genzoo.records import CellFolder, find_cells
 from genzoo.registry import load_registry
+from genzoo.safe_build import Allowance, TooLargeError
 from genzoo.spec import Dataset, DataSpec
+from genzoo.state import header, load_tensors
+from genzoo.text import plain
 from genzoo.training import Event, Trainer
 
 
@@ -112,12 +113,31 @@ def load_cell(cell: CellFolder, plugins: Sequence[str] = ()) -> GenerativeModel:
     path = cell.path / "model.safetensors"
     if not path.exists():
         raise RunError(f"{cell.path} holds no model (status {record.status})")
+    entries, _ = header(path)
+    if not record.event_shape:
+        raise RunError(f"{cell.path / 'record.json'} says nothing of the data that its model is for")
     spec = DataSpec(tuple(record.event_shape), record.levels, record.classes)
-    model = Blueprint.from_stored(load_registry(plugins), record.model, record.config, spec).build(0)
+    blueprint = Blueprint.from_stored(load_registry(plugins), record.model, record.config, spec)
     try:
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"{path} does not fit its record: {str(error).splitlines()[0]}") from None
+        with Allowance.of([entry.size for entry in entries.values()]):
+            model = blueprint.build(0)
+    except TooLargeError:
+        raise RunError(f"{path} does not fit its record, which describes a model many times as large") from None
+    except GenzooError:
+        raise
+    except Exception as error:  # a constructor's own, for a config that passed its types
+        words = plain(f"{type(error).__name__}: {error}", 200)
+        raise RunError(f"{cell.path / 'record.json'} describes a model that cannot be built: {words}") from None
+    state, tensors = model.state_dict(), load_tensors(path)
+    wrong = [name for name, tensor in tensors.items() if name in state and tensor.dtype != state[name].dtype]
+    if wrong:
+        given, wanted = tensors[wrong[0]].dtype, state[wrong[0]].dtype
+        raise RunError(f"{path} does not fit its record: {plain(wrong[0], 80)} is {given}; expected {wanted}")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        words = plain(" ".join(str(error).split()), 300)
+        raise RunError(f"{path} does not fit its record: {words}") from None
     return model.eval()
 
 

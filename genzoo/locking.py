@@ -59,7 +59,7 @@ def _take(path: Path) -> int | None:
     """The open and locked file, or None where another process holds it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise StorageError.of(path, error) from error
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, Field
 
@@ -34,8 +34,8 @@ def _shape(shape: list[int]) -> list[int]:
 def knows(**sorts: type) -> AfterValidator:
     """Of a dict: these keys, where they are there and not None, are of these types, and whole numbers not negative."""
 
-    def fits(value: Any, sort: type) -> bool:
-        return value is None or (type(value) is sort and (sort is not int or 0 <= int(value) < 2**63))
+    def fits(value: Any, sort: type[Any]) -> bool:
+        return value is None or (type(value) is sort and (sort is not int or 0 <= cast(int, value) < 2**63))
 
     def check(values: dict[str, Any]) -> dict[str, Any]:
         for key, sort in sorts.items():

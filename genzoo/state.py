@@ -116,7 +116,9 @@ def header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     except OSError as error:
         raise RunError(f"cannot read {path}: {reason(error)}") from None
     except ValueError as error:
-        raise RunError(f"cannot read {path}: {error}; delete it and run the same command again") from None
+        raise RunError(
+            f"cannot read {path}: {error}; copy it anew, or delete its folder and run the same command again"
+        ) from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
