@@ -20,7 +20,7 @@ import torch
 
 from genzoo.registry import Registry, load_registry
 from genzoo.testing import kit
-from genzoo.testing.subject import Subject
+from genzoo.testing.subject import ModelSubject
 
 ROOT = Path(__file__).parent.parent
 RECEIPT = ROOT / "benchmarks" / "results" / "calibrate.json"
@@ -55,7 +55,7 @@ def alarms(registry: Registry, name: str, seeds: Iterable[int]) -> Calibration:
     for problem in first.problems():
         first.trained(problem)
     for seed in seeds:
-        subject = Subject(registry, name, first.options, first.level, seed)
+        subject = ModelSubject(registry, name, first.options, first.level, seed)
         subject._trained = {
             problem: replace(trained, answers={}, drawn={}) for problem, trained in first._trained.items()
         }

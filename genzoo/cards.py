@@ -109,6 +109,8 @@ class ModelCard(Card):
         adapters: default adapter config for each kind of data, e.g. `{"discrete": {"dequantization": "uniform"}}`.
         num_samples: default evaluation effort (draws an example) for each kind of data; 1 where none is given.
         kind: the kind of its default answer, for listings: exact, weights, lower_bound, bracket or estimate.
+        checked: config under which the conformance kit builds it, such as fewer steps, where the defaults would take
+            longer than the kit has; options given to the kit come first.
     """
 
     what: ClassVar[str] = "model"
@@ -120,6 +122,7 @@ class ModelCard(Card):
     adapters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     num_samples: Mapping[str, int] = field(default_factory=dict)
     kind: str = "exact"
+    checked: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,6 +138,8 @@ class ModelCard(Card):
             table = getattr(self, key)
             holds = isinstance(table, Mapping) and all(k in DATA_KINDS and is_value(v) for k, v in table.items())
             self._expect(holds, key, f"a mapping of {', '.join(DATA_KINDS)} to {form}")
+        named = isinstance(self.checked, Mapping) and all(isinstance(key, str) for key in self.checked)
+        self._expect(named, "checked", "a mapping of config keys to values")
         self._expect(self.kind in ANSWER_KINDS, "kind", f"one of {', '.join(ANSWER_KINDS)}")
 
 

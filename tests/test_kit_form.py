@@ -170,7 +170,7 @@ FAULTS: dict[type[Sound], tuple[str, str]] = {
 }
 
 
-def subject(model: type[Sound]) -> kit.Subject:
+def subject(model: type[Sound]) -> kit.ModelSubject:
     name = model.__name__.lower()
     card = ModelCard(
         name=name,

@@ -1,5 +1,7 @@
 """The conformance kit: is a model's likelihood right? Behind `genzoo check`, and pytest parameters for plugins' tests.
 
+`check_run` is `genzoo check RUN`: the same checks on trained checkpoints, and an audit of their stored numbers.
+
 import genzoo.testing
 import pytest
 
@@ -10,24 +12,42 @@ def test_conformance(check):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from genzoo.registry import load_registry
-from genzoo.testing.kit import CHECKS, Check, Receipt, Result, planned, run, run_check, subject_of
-from genzoo.testing.subject import CheckFailed, CheckSkipped, Subject
+from genzoo.testing.cell import CellSubject, cells
+from genzoo.testing.kit import (
+    CELL_CHECKS,
+    CHECKS,
+    Check,
+    Receipt,
+    Result,
+    planned,
+    run,
+    run_cell,
+    run_check,
+    subject_of,
+)
+from genzoo.testing.subject import CheckFailed, CheckSkipped, ModelSubject, Subject
 
 __all__ = [
+    "CELL_CHECKS",
     "CHECKS",
+    "CellSubject",
     "Check",
     "CheckFailed",
     "CheckSkipped",
+    "ModelSubject",
     "Receipt",
     "Result",
     "Subject",
+    "check_run",
     "checks",
     "run",
+    "run_cell",
     "run_check",
     "subject_of",
 ]
@@ -53,7 +73,27 @@ def checks(
     ]
 
 
-def _as_test(subject: Subject, check: Check, problem: str, expected: Mapping[str, str]) -> None:
+def check_run(run: str | Path, level: str = "quick", *, seed: int = 0, plugins: Sequence[str] = ()) -> list[Receipt]:
+    """Check the trained cells of a run: their checkpoints on their own data sets, and their stored numbers.
+
+    The stored evaluation is made again from its own estimator, draws, seed and points: on the same place and code the
+    number must come again bit for bit, elsewhere within a stated rounding. No reading is appended.
+
+    Args:
+        run: a bench folder or a cell folder; cells without a result are left out.
+        level: "quick" recomputes the first whole batches of an evaluation that took long, "full" all of it.
+        seed: of batches and draws of the checks. plugins: single-file plugins.
+
+    Returns:
+        A receipt for each cell, whose `ok` says whether all is well.
+
+    Raises:
+        RunError: no cells there, or a record that cannot be read.
+    """
+    return [run_cell(subject) for subject in cells(run, level, seed, plugins)]
+
+
+def _as_test(subject: ModelSubject, check: Check[ModelSubject], problem: str, expected: Mapping[str, str]) -> None:
     import pytest
 
     result = run_check(subject, check, problem, expected)

@@ -76,6 +76,7 @@ def midpoint_grid(low: float, high: float, size: int) -> tuple[Tensor, Tensor]:
     return nodes, torch.full((size * size,), step * step, dtype=torch.float64)
 
 
+@functools.cache
 def all_states(spec: DataSpec) -> Tensor:
     """Every state of a discrete space, `(levels^dims, *event_shape)` uint8."""
     assert spec.levels is not None

@@ -1,22 +1,29 @@
-"""What the kit checks: one registered model, built and briefly trained on each problem when a check asks for it."""
+"""What the kit checks: a model after training on a problem, however it came there.
+
+Subject             what the checks of an answer look at
+├── ModelSubject    one registered model, built and briefly trained on each problem when a check asks for it
+└── CellSubject     a trained cell of a run (cell.py)
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from genzoo.building import Blueprint
-from genzoo.config import Budget, TrainSettings
+from genzoo.config import Budget, Reference, TrainSettings
 from genzoo.errors import CapabilityError
 from genzoo.interface import GenerativeModel, Learner, derive_seed
-from genzoo.likelihood import LogLikelihood
+from genzoo.likelihood import Kind, LogLikelihood
 from genzoo.registry import Registry
-from genzoo.spec import Dataset
+from genzoo.spec import Batch, Dataset
 from genzoo.testing.problems import PROBLEMS
-from genzoo.training import Trainer
+from genzoo.training import Trainer, points_of
 
 
 class CheckFailed(AssertionError):
@@ -35,6 +42,7 @@ class Level:
         problems: which are looked at. steps: of training. draws: samples of the model. grid: nodes a side in the plane,
             a multiple of the cells a side, so that every cell holds as many.
         num_samples: most Monte Carlo draws a node; rows: most draws over all nodes (two a node are always taken).
+        work: draws that a check of some examples may ask for, of up to 16 dimensions; fewer of larger ones.
     """
 
     name: str
@@ -44,43 +52,134 @@ class Level:
     num_samples: int
     grid: int
     rows: int
+    work: int
 
 
 BATCH = 4096
+SMALL = 16
+"""Dimensions up to which an example counts as one unit of work; one of 784 counts as 49."""
+TIGHT, TIGHT_DRAWS, DRAWS = 400, 64, 8
+"""Examples on which a bound is looked at closely, and its draws: of importance weights, and of anything else."""
+REACH = 4.5
+"""Half side of the box, in deviations of the data."""
 
-QUICK = Level("quick", ("plane", "binary", "levels_image", "labelled"), 60, 8_000, 16, 108, 60_000)
-FULL = Level("full", tuple(PROBLEMS), 800, 40_000, 64, 216, 1_000_000)
+QUICK = Level("quick", ("plane", "binary", "levels_image", "labelled"), 60, 8_000, 16, 108, 60_000, 30_000)
+FULL = Level("full", tuple(PROBLEMS), 800, 40_000, 64, 216, 1_000_000, 400_000)
 LEVELS = {level.name: level for level in (QUICK, FULL)}
 
 
 @dataclass
 class Trained:
-    """A model before and after training on one problem.
+    """A trained model and its data.
 
     Attributes:
-        untrained: the model as built from the same seed.
-        model: the evaluated model after training.
-        learner: the learner, after its last step.
-        raw: the model that was trained in place, with its last weights.
         answers, drawn: what several checks look at: answers and samples (with labels), by name.
     """
 
     data: Dataset
-    untrained: GenerativeModel
     model: GenerativeModel
+    answers: dict[str, LogLikelihood] = field(default_factory=dict, kw_only=True)
+    drawn: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict, kw_only=True)
+
+    def examples(self, n: int) -> Batch:
+        """`n` held-out examples (of validation, which no result rests on), and labels for a conditional model."""
+        x, y = points_of(self.data, "valid", n)
+        return Batch(x, None if self.model.spec.classes is None else y)
+
+
+@dataclass
+class Training(Trained):
+    """The same with what the kit's own training leaves.
+
+    Attributes:
+        untrained: the model as built from the same seed.
+        learner: the learner, after its last step.
+        raw: the model that was trained in place, with its last weights.
+    """
+
+    untrained: GenerativeModel
     learner: Learner
     raw: GenerativeModel
-    answers: dict[str, LogLikelihood] = field(default_factory=dict)
-    drawn: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
 
-class Subject:
-    """One model under check.
+class Subject(ABC):
+    """What is under check.
 
     Args:
-        registry: where the model's card is. name: registered name. options: inline config.
+        level: how much effort. seed: of batches and draws.
+    """
+
+    least: int
+    """A receipt with fewer passed checks is none: the kit found too little to look at."""
+
+    def __init__(self, level: Level, seed: int) -> None:
+        self.level = level
+        self.seed = seed
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As the receipt calls it."""
+
+    @abstractmethod
+    def problems(self) -> Iterator[str]:
+        """What it is checked on."""
+
+    @abstractmethod
+    def trained(self, problem: str) -> Trained:
+        """The model trained on a problem; the same object at each call."""
+
+    @abstractmethod
+    def box(self, data: Dataset) -> tuple[float, float]:
+        """The side of the square that is integrated over in the plane."""
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the receipt must know."""
+        return ()
+
+    def effort(self, nodes: int) -> int:
+        """Monte Carlo draws a node: what the level grants, within its rows; at least two, to know their spread."""
+        return max(2, min(self.level.num_samples, self.level.rows // max(1, nodes)))
+
+    def points(self, data: Dataset, most: int, draws: int) -> int:
+        """How many examples a check may look at with so many draws each: `most`, or fewer within the level's work."""
+        return min(most, self.level.work * SMALL // max(SMALL, data.spec.dims) // draws)
+
+    def answer(
+        self, trained: Trained, x: Tensor, num_samples: int, key: str, condition: Tensor | None = None, seed: int = 0
+    ) -> LogLikelihood:
+        """`log_likelihood` of many points in batches; kept under `key`, since several checks look at the same nodes."""
+        if key not in trained.answers:
+            parts = []
+            for at in range(0, len(x), BATCH):
+                y = None if condition is None else condition[at : at + BATCH]
+                batch_seed = derive_seed("kit", self.seed, seed, at)
+                parts.append(trained.model.log_likelihood(x[at : at + BATCH], num_samples, batch_seed, y))
+            trained.answers[key] = LogLikelihood.concat(parts)
+        return trained.answers[key]
+
+    def kind(self, trained: Trained) -> Kind:
+        """Of the model's answers."""
+        x, y = trained.examples(2)
+        return self.answer(trained, x, 2, "kind", y).kind
+
+    def tight(self, trained: Trained) -> tuple[Batch, LogLikelihood]:
+        """Some examples, and the answer about them with many draws."""
+        draws = TIGHT_DRAWS if self.kind(trained) == "weights" else DRAWS
+        batch = trained.examples(self.points(trained.data, TIGHT, draws))
+        return batch, self.answer(trained, batch.x, draws, "tight", batch.y)
+
+
+class ModelSubject(Subject):
+    """One registered model.
+
+    Args:
+        registry: where the model's card is. name: registered name.
+        options: inline config, beside what the card says of a model under check.
         level: QUICK or FULL. seed: of weights, batches and draws.
     """
+
+    least = 12
 
     def __init__(
         self,
@@ -90,12 +189,16 @@ class Subject:
         level: Level = QUICK,
         seed: int = 0,
     ) -> None:
+        super().__init__(level, seed)
         self.registry = registry
         self.card = registry.model(name)
-        self.options = dict(options or {})
-        self.level = level
-        self.seed = seed
-        self._trained: dict[str, Trained] = {}
+        self.options = {**self.card.checked, **(options or {})}
+        self._trained: dict[str, Training] = {}
+
+    @property
+    def name(self) -> str:
+        """Registered name and options."""
+        return str(Reference(self.card.name, self.options))
 
     def problems(self) -> Iterator[str]:
         """Problems of the level whose data the card takes."""
@@ -123,34 +226,28 @@ class Subject:
         """The model's own, with the subject's seed."""
         return TrainSettings.parse({**model.default_training().model_dump(), "seed": self.seed}, "kit")
 
-    def trained(self, problem: str) -> Trained:
-        """Trained for the level's steps; once."""
+    def trained(self, problem: str) -> Training:
+        """Trained for the level's steps, and validated at the last one alone; once."""
         if problem not in self._trained:
             data = PROBLEMS[problem].load()
             raw = self.build(problem)
             learner = raw.learner(self.settings(raw))
-            trainer = Trainer(learner, data, Budget(self.level.steps, "steps"))
+            trainer = Trainer(learner, data, Budget(self.level.steps, "steps"), validations=(1.0,))
             for _ in trainer.run():
                 pass
-            self._trained[problem] = Trained(data, self.build(problem), trainer.finish().eval(), learner, raw)
+            self._trained[problem] = Training(data, trainer.finish().eval(), self.build(problem), learner, raw)
         return self._trained[problem]
 
-    def effort(self, nodes: int) -> int:
-        """Monte Carlo draws a node: what the level grants, within its rows; at least two, to know their spread."""
-        return max(2, min(self.level.num_samples, self.level.rows // max(1, nodes)))
+    def box(self, data: Dataset) -> tuple[float, float]:
+        """Around the training data."""
+        return around(data)
 
-    def answer(
-        self, trained: Trained, x: Tensor, num_samples: int, key: str, condition: Tensor | None = None, seed: int = 0
-    ) -> LogLikelihood:
-        """`log_likelihood` of many points in batches; kept under `key`, since several checks look at the same nodes."""
-        if key not in trained.answers:
-            parts = []
-            for at in range(0, len(x), BATCH):
-                y = None if condition is None else condition[at : at + BATCH]
-                batch_seed = derive_seed("kit", self.seed, seed, at)
-                parts.append(trained.model.log_likelihood(x[at : at + BATCH], num_samples, batch_seed, y))
-            trained.answers[key] = LogLikelihood.concat(parts)
-        return trained.answers[key]
+
+def around(data: Dataset) -> tuple[float, float]:
+    """The side of a square around the training data."""
+    x = data.train.batch(torch.arange(len(data.train)), torch.Generator()).x.to(torch.float64)
+    centre, reach = float(x.mean()), REACH * float(x.std())
+    return centre - reach, centre + reach
 
 
 def require(condition: bool, message: str) -> None:

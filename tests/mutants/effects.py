@@ -19,7 +19,7 @@ from torch import Tensor
 from genzoo.interface import GenerativeModel, GradientModel
 from genzoo.registry import Registry, load_registry
 from genzoo.testing import kit
-from genzoo.testing.subject import Subject, Trained
+from genzoo.testing.subject import ModelSubject, Trained
 
 FILES = sorted(Path(__file__).parent.glob("mutant_*.py"))
 DRAWS, POINTS = 64, 500
@@ -44,18 +44,18 @@ def names(twins: bool) -> list[str]:
     return [name for name in every if name.startswith("twin_") == twins]
 
 
-def model_class(subject: Subject) -> Any:
+def model_class(subject: ModelSubject) -> Any:
     """The class behind a subject, with `caught_by`, `effect` and perhaps `measure`."""
     return subject.card.resolve()
 
 
-def catcher(subject: Subject) -> tuple[kit.Check, str]:
+def catcher(subject: ModelSubject) -> tuple[kit.Check[ModelSubject], str]:
     """The check that must find a mutant, and the problem on which."""
     check, _, problem = model_class(subject).caught_by.rstrip("]").partition("[")
     return next(c for c in kit.CHECKS if c.name == check), problem
 
 
-def effect(subject: Subject) -> float:
+def effect(subject: ModelSubject) -> float:
     """Nats; see the module's head."""
     _, problem = catcher(subject)
     trained = subject.trained(problem)
