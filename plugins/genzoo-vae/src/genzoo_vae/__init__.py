@@ -10,7 +10,7 @@ __all__ = ["genzoo_models"]
 
 @hookimpl
 def genzoo_models() -> list[ModelCard]:
-    """The model `vae`."""
+    """The models `vae` and `hvae`."""
     return [
         ModelCard(
             name="vae",
@@ -21,5 +21,16 @@ def genzoo_models() -> list[ModelCard]:
             adapters={"real": {"standardize": True}},
             num_samples={"real": 500, "binary": 500, "discrete": 64},
             kind="weights",
-        )
+        ),
+        ModelCard(
+            name="hvae",
+            summary="groups of latents from coarse to fine, convolutions, learned priors; for images",
+            family="variational autoencoder",
+            target="genzoo_vae.hierarchical:HierarchicalVAE",
+            paper="Sonderby et al. 2016, arXiv:1602.02282",
+            min_dims=4,
+            adapters={"real": {"standardize": True}},
+            num_samples={"real": 128, "binary": 128, "discrete": 128},
+            kind="weights",
+        ),
     ]
