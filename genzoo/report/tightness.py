@@ -109,7 +109,7 @@ def ladder(group: Group, colours: dict[str, int]) -> Ladder | None:
     if len(shown) < 2:
         return None
     base = {(r.label, r.record.cell): r.record.nll for r in shown if r.record.reading == 1}
-    values = []
+    values: list[tuple[float, float]] = []
     for reading in shown:
         record, first = reading.record, base.get((reading.label, reading.record.cell))
         if reading.paired is not None and first is not None:
