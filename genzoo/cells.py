@@ -199,6 +199,25 @@ def fill(record: RunRecord, result: Evaluation, seed: int) -> None:
         "seed": seed,
         "calls": result.calls,
     }
+    if result.refined is not None:
+        first, second = result.refined.first, result.refined.second
+        record.evaluation["refine"] = {
+            "first": {
+                "num_samples": first.num_samples,
+                "points": len(first.values),
+                "nll": -first.mean,
+                "stderr_data": first.stderr_data,
+                "stderr_mc": first.stderr_mc,
+            },
+            "second": {
+                "num_samples": second.num_samples,
+                "points": len(second.values),
+                "gain": result.refined.gain,
+                "stderr": result.refined.gain_stderr,
+                "stderr_mc": second.stderr_mc,
+            },
+        }
+        record.notes.append(f"in two phases: {result.refined}")
     if result.capped:
         record.notes.append(f"evaluation stopped at its time limit after {result.points} points")
     if result.batch_size < result.first_batch_size:

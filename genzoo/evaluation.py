@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genzoo.errors import NumericsError, UnknownNameError
-from genzoo.interface import Estimator, GenerativeModel
+from genzoo.errors import CapabilityError, InputError, NumericsError, UnknownNameError
+from genzoo.interface import Estimator, GenerativeModel, derive_seed
 from genzoo.likelihood import Kind, LogLikelihood, term_of
 from genzoo.means import MeanResult
 from genzoo.memory import halving
 from genzoo.spec import Dataset, Density
 from genzoo.training import evaluation_index, points_of
+from genzoo.two_phase import TwoPhase, subset_of
 
 ANATOMY_SLACK = 1e-4
 """Relative rounding allowed between a term and the sum of its parts, which may be float32."""
@@ -33,6 +34,8 @@ class Evaluation:
     Attributes:
         index: which examples of the split, `(n,)`; result: the per-example answer; log_p: the truth's, where known.
         anatomy: mean over the points, nats, of each array that takes a term apart; its sum is that term.
+        refined: the two phases, where there were two; the NLL and its errors are then those of the second's bound, a
+            bound in the mean alone, and `result`, with its terms, is the first's.
         batch_size: examples evaluated at once; first_batch_size: before it was halved for want of memory.
     """
 
@@ -65,12 +68,15 @@ class Evaluation:
     result: LogLikelihood
     log_p: Tensor | None
     anatomy: dict[str, Tensor]
+    refined: TwoPhase | None = None
 
     def __str__(self) -> str:
         sign = {"exact": "=", "estimate": "~"}.get(self.kind, "<=")
         kl = "" if self.kl is None else f", KL to the truth {self.kl:.4f} +- {self.kl_stderr:.4f}"
         bits = "" if self.bits_per_dim is None else f" ({self.bits_per_dim:.4f} bits/dim)"
         effort = f"{self.estimator}, {self.kind}, K={self.num_samples}, {self.points:,} points"
+        if self.refined is not None:
+            return f"NLL {sign} {self.nll:.4f} +- {self.stderr:.4f} nats{bits}{kl} [{self.estimator}: {self.refined}]"
         return f"NLL {sign} {self.nll:.4f} +- {self.stderr:.4f} nats{bits}{kl} [{effort}]"
 
 
@@ -103,6 +109,7 @@ def evaluate(
     split: str = "test",
     batch_size: int | None = None,
     max_seconds: float | None = None,
+    refine: tuple[int, int] | None = None,
 ) -> Evaluation:
     """Evaluate `model` on the first `points` of the one seeded permutation of a split.
 
@@ -110,8 +117,11 @@ def evaluate(
         estimator: a name of `model.estimators()`; None for the default.
         num_samples, until_se, seed, batch_size, max_seconds: as in `Estimator.mean`.
         points: None for 10,000 in the plane and 2,000 elsewhere.
+        refine: (K, m), more draws K on a random m of the points: the mean is then that of the bound with K draws, whose
+            difference from the bound with `num_samples` is estimated on those m. For importance weights.
 
     Raises:
+        CapabilityError: `refine` where the estimator's answers are not importance weights.
         NumericsError: NaN or +inf among the values, with their count.
     """
     if points is None:
@@ -120,38 +130,42 @@ def evaluate(
     device = model.device
     condition = y.to(device) if model.spec.classes is not None and y is not None else None
 
-    def measured(size: int) -> tuple[Estimator, MeanResult, float]:
+    def measured(size: int) -> tuple[Estimator, MeanResult, TwoPhase | None, float]:
         run = make_estimator(model, estimator)
         start = time.perf_counter()
         run.start(data.valid, seed)
         mean = run.mean(
             x.to(device), num_samples, seed, condition, until_se=until_se, batch_size=size, max_seconds=max_seconds
         )
-        return run, mean, time.perf_counter() - start
+        refined = None
+        if refine is not None:
+            refined = _refined(run, mean, x.to(device), condition, refine, seed, size)
+        return run, mean, refined, time.perf_counter() - start
 
     first_size = max(1, min(batch_size or make_estimator(model, estimator).batch_size, len(x)))
-    (run, mean, seconds), size = halving(measured, first_size)
+    (run, mean, refined, seconds), size = halving(measured, first_size)
+    said = mean if refined is None else refined
     done = len(mean.values)
     result = mean.result
     kl = kl_stderr = kl_quadrature = mass = log_p = None
     if data.truth is not None:
         log_p = data.truth.log_prob(x[:done].to(torch.float64))
-        difference, errors = mean.minus(log_p.to(mean.values.device))
+        difference, errors = said.minus(log_p.to(mean.values.device))
         kl, kl_stderr = -difference, errors.stderr
         if result.kind == "exact":
             kl_quadrature, mass = quadrature(model, data.truth)
-    bits = mean.mean / (data.spec.dims * math.log(2)) if data.spec.levels is not None else None
+    bits = said.mean / (data.spec.dims * math.log(2)) if data.spec.levels is not None else None
     below = kl is not None and kl_stderr is not None and result.kind != "estimate" and kl < -FLOOR_ERRORS * kl_stderr
     return Evaluation(
-        nll=-mean.mean,
-        kind=result.kind,
+        nll=-said.mean,
+        kind=result.kind if refined is None else "lower_bound",
         certified=result.certified,
         nll_lower=None if result.upper is None else -float(result.upper.mean()),
         infinite=mean.infinite,
         bits_per_dim=None if bits is None else -bits,
-        stderr=mean.stderr,
-        stderr_data=mean.stderr_data,
-        stderr_mc=mean.stderr_mc,
+        stderr=said.stderr,
+        stderr_data=said.stderr_data,
+        stderr_mc=said.stderr_mc,
         entropy=None if data.truth is None else data.truth.entropy,
         kl=kl,
         kl_stderr=kl_stderr,
@@ -160,19 +174,43 @@ def evaluate(
         below_floor=below,
         terms={name: float(term.mean()) for name, term in result.terms.items()},
         estimator=run.name,
-        num_samples=mean.num_samples,
+        num_samples=mean.num_samples if refined is None else refined.second.num_samples,
         points=done,
         capped=done < len(x),
         split=split,
         seconds=seconds,
-        calls=mean.calls,
+        calls=mean.calls if refined is None else refined.calls,
         batch_size=size,
         first_batch_size=first_size,
         index=evaluation_index(len({"train": data.train, "valid": data.valid, "test": data.test}[split]), done),
         result=result,
         log_p=log_p,
         anatomy=anatomy(result),
+        refined=refined,
     )
+
+
+def _refined(
+    run: Estimator,
+    first: MeanResult,
+    x: Tensor,
+    condition: Tensor | None,
+    refine: tuple[int, int],
+    seed: int,
+    batch_size: int,
+) -> TwoPhase:
+    """The second phase: `refine = (K, m)` draws and points, chosen and drawn independently of the first."""
+    num_samples, points = refine
+    if first.kind != "weights":
+        raise CapabilityError(f"refine is for importance weights; estimator {run.name} gives {first.kind}")
+    if num_samples <= first.num_samples or points < 2:
+        got = f"{num_samples} draws after {first.num_samples}, on {points} points"
+        raise InputError(f"expected refine with more draws than the first phase, on 2 points or more; got {got}")
+    subset = subset_of(len(first.values), points, derive_seed(seed, "refine points"))
+    chosen = subset.to(x.device)
+    labels = None if condition is None else condition[chosen]
+    second = run.mean(x[chosen], num_samples, derive_seed(seed, "refine"), labels, batch_size=batch_size)
+    return TwoPhase.of(first, second, subset.to(first.values.device))
 
 
 def anatomy(result: LogLikelihood) -> dict[str, Tensor]:

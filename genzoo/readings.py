@@ -6,6 +6,7 @@ that one table shows how tight each bound is. A reading is paired with the first
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -55,6 +56,7 @@ def read_again(
     points: int | None = None,
     seed: int | None = None,
     max_seconds: float | None = None,
+    refine: tuple[int, int] | None = None,
     append: bool = True,
     plugins: Sequence[str] = (),
 ) -> Evaluation:
@@ -82,6 +84,7 @@ def read_again(
         seed=used_seed,
         split=record.split,
         max_seconds=max_seconds,
+        refine=refine,
     )
     if append:
         fresh = replace(record, notes=[])
@@ -132,7 +135,15 @@ def paired(cell: CellFolder, result: Evaluation) -> dict[str, float | int] | Non
     if not {"index", "lower"} <= arrays.keys():
         return None
     _, mine, theirs = np.intersect1d(result.index.numpy(), arrays["index"], assume_unique=True, return_indices=True)
-    difference = result.result.lower.cpu()[torch.from_numpy(mine)] - torch.from_numpy(arrays["lower"][theirs])
+    stored = torch.from_numpy(arrays["lower"][theirs])
+    if result.refined is not None:  # of a bound whose values are known at some points alone
+        if len(mine) < len(result.index):
+            return None
+        aligned = torch.empty_like(stored)
+        aligned[torch.from_numpy(mine)] = stored
+        nats, joined = result.refined.minus(aligned.to(result.result.lower.device))
+        return {"nats": nats, "stderr": joined.stderr, "points": len(mine)} if math.isfinite(nats) else None
+    difference = result.result.lower.cpu()[torch.from_numpy(mine)] - stored
     if len(difference) < 2 or not bool(difference.isfinite().all()):
         return None
     found = errors(difference, None, result.result.shared_variance.cpu())
