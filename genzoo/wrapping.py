@@ -13,6 +13,7 @@ from genzoo.config import TrainSettings
 from genzoo.interface import Estimator, GenerativeModel, Learner, evaluating, seeded
 from genzoo.likelihood import LogLikelihood
 from genzoo.spec import Split
+from genzoo.stratified import StratifiedEstimator
 
 Answer = Callable[[Tensor, int, Tensor | None], LogLikelihood]
 """(x, num_samples, condition) of the inner model to what it says; draws from the global RNG as it stands."""
@@ -46,7 +47,12 @@ class Wrapper(GenerativeModel):
         """The inner model's, translated."""
 
         def wrapped(make: Callable[[], Estimator]) -> Callable[[], Estimator]:
-            return lambda: WrappedEstimator(self, make())
+            def wrap() -> Estimator:
+                inner = make()
+                kind = WrappedStratified if isinstance(inner, StratifiedEstimator) else WrappedEstimator
+                return kind(self, inner)
+
+            return wrap
 
         return {name: wrapped(make) for name, make in self.inner.estimators().items()}
 
@@ -80,6 +86,10 @@ class WrappedEstimator(Estimator):
             )
         self.name = self.inner.name  # which may tell the effort of its latest answer
         return answer
+
+
+class WrappedStratified(WrappedEstimator, StratifiedEstimator):
+    """An inner estimator of the mean, each of its randomisations translated."""
 
 
 class WrappedLearner(Learner):

@@ -17,15 +17,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+LIKE = 28
+"""A chain has about this many parts within which steps are alike: half a unit of log-SNR. A rough q costs variance."""
+
 UNIFORM_SHARE = 0.05
 """Part of q spread evenly, since a pilot may miss a rare large term."""
 
 
 class Draws(NamedTuple):
-    """Steps and their probabilities q, both `(K, B)`; consecutive draws share strata."""
+    """Steps, their probabilities q, and a place in [0, 1) inside each, uniform given the step; one shape."""
 
     step: Tensor
     probability: Tensor
+    place: Tensor
 
 
 class Allocation(nn.Module):
@@ -43,18 +47,20 @@ class Allocation(nn.Module):
         self.register_buffer("slope", torch.zeros(steps, dtype=torch.float64))
         self.register_buffer("probability", probability / probability.sum())
 
-    def fit(self, values: Tensor, excess: Tensor, dims: int) -> None:
-        """Fit to a pilot from `first` on: h_t `(T - first, n)` and |eps|^2 - D, whose variance is 2 D."""
-        n = values.shape[1]
+    def fit(self, step: Tensor, values: Tensor, excess: Tensor, dims: int) -> None:
+        """Fit to a pilot `(R,)` that saw every step from `first` on: h_t and |eps|^2 - D, whose variance is 2 D."""
         alone = 1 - self.first  # the decoder, where it is drawn, is unlike the step beside it
+        count = torch.bincount(step, minlength=len(self.baseline))[self.first :]
+        n = int(count[alone:].min())
 
-        def smoothed(x: Tensor, n: int) -> Tensor:
-            return torch.cat([x[:alone], smooth(x[alone:], n)])
+        def smoothed(values: Tensor, n: int) -> Tensor:
+            total = torch.zeros_like(self.baseline).index_add(0, step, values)[self.first :]
+            x = total / count
+            return torch.cat([x[:alone], smooth(x[alone:], n, len(x) // LIKE)])
 
-        self.baseline[self.first :] = smoothed(values.mean(1), n)
-        self.slope[self.first :] = smoothed((values * excess).mean(1) / (2 * dims), n)
-        step = torch.arange(self.first, len(self.baseline), device=values.device)[:, None]
-        square = smoothed(self.residual(values, excess, step).square().mean(1), min(n, 8))
+        self.baseline[self.first :] = smoothed(values, n)
+        self.slope[self.first :] = smoothed(values * excess / (2 * dims), n)
+        square = smoothed(self.residual(values, excess, step).square(), min(n, 8))
         share = square.sqrt() / square.sqrt().sum().clamp(min=torch.finfo(torch.float64).tiny)
         even = 1 / len(share)
         share = (1 - UNIFORM_SHARE) * share + UNIFORM_SHARE * even
@@ -72,9 +78,16 @@ class Allocation(nn.Module):
         low = size.cumsum(0) - size
         place = torch.rand(num_samples, n, dtype=torch.float64, device=device)
         place = (low[stratum][:, None] + size[stratum][:, None] * place) / num_samples
+        return self.at(place)
+
+    def at(self, place: Tensor) -> Draws:
+        """The steps at `place` in [0, 1), any shape, of the CDF of q."""
         cdf = self.probability.cumsum(0)
-        step = torch.searchsorted(cdf, place * cdf[-1], right=True).clamp(self.first, len(cdf) - 1)
-        return Draws(step, self.probability[step])
+        place = place.contiguous() * cdf[-1]
+        step = torch.searchsorted(cdf, place, right=True).clamp(self.first, len(cdf) - 1)
+        probability = self.probability[step]
+        inside = (place - cdf[step] + probability) / probability
+        return Draws(step, probability, inside.clamp(0, 1))
 
 
 def strata(num_samples: int, device: torch.device) -> Tensor:
@@ -99,8 +112,8 @@ def stratified_variance(weighted: Tensor) -> Tensor | None:
     return (spread * size).sum(0) / k**2
 
 
-def smooth(x: Tensor, n: int) -> Tensor:
-    """Running mean of means `x (T,)` of `n` examples over about 16 examples: neighbouring steps hardly differ."""
-    width = min(2 * (16 // n // 2) + 1, len(x) - (len(x) + 1) % 2)
+def smooth(x: Tensor, n: int, least: int = 1) -> Tensor:
+    """Running mean of means `x (T,)` of `n` examples over about 16 examples and `least` steps: neighbours are alike."""
+    width = min(2 * (max(16 // n, least) // 2) + 1, len(x) - (len(x) + 1) % 2)
     padded = nn.functional.pad(x[None, None], (width // 2, width // 2), mode="replicate")
     return nn.functional.avg_pool1d(padded, width, stride=1)[0, 0]

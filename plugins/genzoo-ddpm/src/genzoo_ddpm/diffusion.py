@@ -26,15 +26,17 @@ from genzoo.interface import ConditionalSampler, Estimator, GradientModel, evalu
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
 from genzoo.spec import DataSpec, Split
-from genzoo_ddpm.allocation import Allocation, stratified_variance
+from genzoo_ddpm.allocation import Allocation
+from genzoo_ddpm.bound import drawn_bound, subset
 from genzoo_ddpm.decoders import GaussianDecoder, LevelsDecoder
-from genzoo_ddpm.estimators import BoundEstimator
+from genzoo_ddpm.estimators import estimators_of
 from genzoo_ddpm.given import draw_given
 from genzoo_ddpm.networks import GaussianDenoiser, VectorNetwork
 from genzoo_ddpm.objectives import OBJECTIVES
 from genzoo_ddpm.options import DiffusionConfig, schedule_of
 from genzoo_ddpm.pixels import PixelDenoiser
 from genzoo_ddpm.schedules import Chain
+from genzoo_ddpm.terms import StepTerms
 from genzoo_ddpm.unet import PatchUNet
 from genzoo_ddpm.variances import VARIANCES
 
@@ -130,10 +132,15 @@ class Diffusion(GradientModel, ConditionalSampler):
 
     def _errors(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(x_0 - x0_hat)^2 `(R, D)` and the variance's cue, in batches of the network's size."""
+        return self._errors_at(x, self.chain.log_snr[step], eps, condition)
+
+    def _errors_at(self, x: Tensor, log_snr: Tensor, eps: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """The same at any log-SNR `(R,)` float64."""
         squares, cues = [], []
         for rows in torch.split(torch.arange(len(x), device=x.device), self.network.rows):
-            noised = self.chain.noised(x[rows], step[rows], eps[rows])
-            mean, cue = self._predict(noised, step[rows], condition[rows])
+            lam = log_snr[rows]
+            signal, noise = (torch.sigmoid(sign * lam).sqrt().to(x.dtype)[:, None] for sign in (1, -1))
+            mean, cue = self._predict_at(signal * x[rows] + noise * eps[rows], lam, condition[rows])
             squares.append((x[rows] - mean).square())
             cues.append(cue)
         return torch.cat(squares), torch.cat(cues)
@@ -142,10 +149,6 @@ class Diffusion(GradientModel, ConditionalSampler):
         """The bound's term `(R,)` float64."""
         square, cue = self._errors(x, step, eps, condition)
         return self._nats(step, square.double(), self._log_variance(step, cue))
-
-    def _mirrored(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> Tensor:
-        """`_terms` averaged over eps and -eps: what is odd in the noise cancels, at the cost of a second call."""
-        return (self._terms(x, step, eps, condition) + self._terms(x, step, -eps, condition)) / 2
 
     # training
 
@@ -192,7 +195,7 @@ class Diffusion(GradientModel, ConditionalSampler):
         return z, condition_features(self.spec, condition, len(z), z)
 
     def _initialise(self, train: Split) -> None:
-        self.denoiser.fit(self._encoded(*_subset(train, FIT_EXAMPLES, self.device))[0])
+        self.denoiser.fit(self._encoded(*subset(train, FIT_EXAMPLES, self.device))[0])
 
     def _calibrate(self, train: Split, valid: Split) -> None:
         """Fit variances and allocation to a pilot: a few examples at every step, each with a noise and its mirror."""
@@ -200,7 +203,7 @@ class Diffusion(GradientModel, ConditionalSampler):
         count = len(self.chain) - self.first
         n = max(1, min(most, PILOT_NUMBERS // self.spec.dims) // count)
         # Training data: validation data then speak of what was chosen without them.
-        z, labels = self._encoded(*_subset(train, most, self.device))
+        z, labels = self._encoded(*subset(train, most, self.device))
         rows = torch.randint(len(z), (count * n,), device=z.device)
         z, labels, eps = z[rows], labels[rows], torch.randn(count * n, self.spec.dims, dtype=z.dtype, device=z.device)
         step = torch.arange(self.first, len(self.chain), device=z.device).repeat_interleave(n)
@@ -211,7 +214,7 @@ class Diffusion(GradientModel, ConditionalSampler):
         nats = [self._nats(step, square.double(), self._log_variance(step, cue)) for square, cue in both]
         values = (nats[0] + nats[1]) / 2
         excess = eps.double().square().sum(1) - self.spec.dims
-        self.allocation.fit(values.view(count, n), excess.view(count, n), self.spec.dims)
+        self.allocation.fit(step, values, excess, self.spec.dims)
 
     # the bound
 
@@ -224,63 +227,7 @@ class Diffusion(GradientModel, ConditionalSampler):
 
     def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
         self._need_noise()
-        z, labels = self._encoded(x, condition)
-        step, probability = self.allocation.draw(num_samples, len(z))
-        flat = step.flatten()
-        example = torch.arange(len(z), device=z.device).repeat(num_samples)
-        eps = torch.randn(len(flat), self.spec.dims, dtype=z.dtype, device=z.device)
-        values = self._mirrored(z[example], flat, eps, labels[example])
-        excess = eps.double().square().sum(1) - self.spec.dims
-        weighted = self.allocation.residual(values, excess, flat).view_as(step) / probability
-        variance = stratified_variance(weighted)
-        first, baseline = step == 0, self.allocation.baseline
-        diffusion = baseline[1:].sum() + torch.where(first, 0.0, weighted).mean(0)
-        decoder = baseline[0] + torch.where(first, weighted, 0.0).mean(0)
-        return self._answer(z, num_samples, diffusion, decoder, variance, {})
-
-    def full_log_likelihood(
-        self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None
-    ) -> LogLikelihood:
-        """The sum over all T with `num_samples` noise draws a step; `arrays["steps"] (B, T)` holds each step's term.
-
-        Arguments, errors and kind as for `log_likelihood`; `num_samples` draws cost T times as many network calls.
-        """
-        self._check(x, condition)
-        with torch.no_grad(), evaluating(self), seeded(seed, self.device):
-            return self._full_log_likelihood(x, num_samples, condition)
-
-    def _full_log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
-        self._need_noise()
-        z, labels = self._encoded(x, condition)
-        mean = torch.zeros(len(self.chain), len(z), dtype=torch.float64, device=z.device)
-        variance = torch.zeros(len(z), dtype=torch.float64, device=z.device)
-        many, names = z.repeat(num_samples, 1), labels.repeat(num_samples, 1)
-        for t in range(self.first, len(self.chain)):
-            step = torch.full((len(many),), t, device=z.device)
-            values = self._terms(many, step, torch.randn_like(many), names).view(num_samples, len(z))
-            mean[t] = values.mean(0)
-            if num_samples > 1:
-                variance += values.var(0) / num_samples
-        known = variance if num_samples > 1 else None
-        return self._answer(z, num_samples, mean[1:].sum(0), mean[0], known, {"steps": mean.T.float()})
-
-    def _answer(
-        self,
-        z: Tensor,
-        num_samples: int,
-        diffusion: Tensor,
-        decoder: Tensor,
-        variance: Tensor | None,
-        arrays: dict[str, Tensor],
-    ) -> LogLikelihood:
-        """Add the prior and, for codes, the decoder: one draw an example, two where a variance is asked for."""
-        if isinstance(self.decoder, LevelsDecoder):
-            draws = torch.stack([self._decoder_draw(z) for _ in range(1 if variance is None else 2)])
-            decoder = -draws.mean(0)
-            variance = None if variance is None else variance + draws.var(0) / 2
-        terms = {"prior": -self._prior(z), "diffusion": -diffusion, "decoder": -decoder}
-        lower = torch.stack(list(terms.values())).sum(0)
-        return LogLikelihood.lower_bound(lower, num_samples=num_samples, variance=variance, terms=terms, arrays=arrays)
+        return drawn_bound(StepTerms(self), self.allocation, *self._encoded(x, condition), num_samples)
 
     def _need_noise(self) -> None:
         if self.eta == 0:
@@ -290,15 +237,8 @@ class Diffusion(GradientModel, ConditionalSampler):
             )
 
     def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
-        """vlb: importance-drawn, stratified steps; full: the sum over all T."""
-        c = self.options
-        fitted = c.decoder_variance is None and self.decoder.uses_network
-        decoder = "fitted" if fitted else f"{float(self.decoder.log_variance.exp()):.3g}"
-        choice = f"variance={c.variance},decoder={decoder},schedule={c.schedule},steps={c.steps}"
-        return {
-            "vlb": lambda: BoundEstimator(f"vlb[{choice}]", self.log_likelihood, 2),
-            "full": lambda: BoundEstimator(f"full[{choice}]", self.full_log_likelihood, c.steps - self.first),
-        }
+        """See estimators.py."""
+        return estimators_of(self)
 
     # sampling
 
@@ -382,10 +322,3 @@ class Diffusion(GradientModel, ConditionalSampler):
         for t in range(1, len(chain)):
             x = float(chain.signal[t] / chain.signal[t - 1]) * x + float(chain.beta[t].sqrt()) * torch.randn_like(x)
             yield x
-
-
-def _subset(split: Split, n: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """At most `n` examples, evenly spread over the split, and their labels."""
-    indices = torch.linspace(0, len(split) - 1, min(n, len(split))).round().to(torch.int64)
-    x, y = split.batch(indices, torch.Generator().manual_seed(0))
-    return x.to(device), None if y is None else y.to(device)

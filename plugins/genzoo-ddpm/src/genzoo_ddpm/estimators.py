@@ -1,39 +1,168 @@
-"""The bound as an estimator, with its network calls counted."""
+"""Ways to evaluate one trained diffusion; each says in its name what decides its number.
+
+vlb         the model's own bound, from drawn steps; of the chain that `sample` runs
+full        the same, summed over all T
+weights     importance-weighted whole paths of that chain (paths.py)
+stratified  the mean of vlb over the examples from few draws each (stratified.py)
+vlb_n       the bound of a chain of n of the T steps with the same network: of another model
+continuous  the bound of the chain with infinitely many steps: of another model
+ode         the likelihood of the probability-flow ODE: of another model, an estimate (ode.py)
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from genzoo.interface import Estimator
+from genzoo.errors import InputError
+from genzoo.interface import Estimator, evaluating, seeded
 from genzoo.likelihood import LogLikelihood
+from genzoo.spec import Split
+from genzoo_ddpm.allocation import Allocation
+from genzoo_ddpm.bound import drawn_bound, full_bound, pilot
+from genzoo_ddpm.ode import flow_likelihood, flow_name
+from genzoo_ddpm.paths import path_weights
+from genzoo_ddpm.schedules import Chain, Subsequence
+from genzoo_ddpm.stratified import StratifiedBound
+from genzoo_ddpm.terms import ContinuousTerms, StepTerms, Terms
+from genzoo_ddpm.variances import VARIANCES
+
+if TYPE_CHECKING:
+    from genzoo_ddpm.diffusion import Diffusion
+
+FEWER_STEPS = (10, 25, 50, 100)
+"""Lengths of the shorter chains whose bounds are estimators."""
 
 
-class Bound(Protocol):
-    """`GenerativeModel.log_likelihood`, or another estimate with its arguments."""
+class ModelBound(Estimator):
+    """The model's default estimate, whose allocation is part of the model."""
 
-    def __call__(
-        self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None
-    ) -> LogLikelihood: ...
-
-
-class BoundEstimator(Estimator):
-    """A bound that costs `calls` network evaluations a draw.
-
-    Args:
-        name: of the estimate, with the variances that decide it.
-        bound: what it evaluates.
-        calls: network evaluations of one example for one draw.
-    """
-
-    def __init__(self, name: str, bound: Bound, calls: int) -> None:
+    def __init__(self, model: Diffusion, name: str) -> None:
+        self.model = model
         self.name = name
-        self._bound = bound
-        self.calls = calls
+        self.calls = 2
 
     def log_likelihood(
         self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None
     ) -> LogLikelihood:
         """See GenerativeModel.log_likelihood."""
-        return self._bound(x, num_samples, seed, condition)
+        return self.model.log_likelihood(x, num_samples, seed, condition)
+
+
+class DiffusionEstimator(Estimator):
+    """An estimate about encoded data, made by a leaf under the model's seed, mode and checks.
+
+    Args:
+        model: what it is of.
+        name: of the estimate, with what decides it.
+        calls: network evaluations of one example for one draw, where their number is fixed.
+        another: whether it is of another model than the one that `sample` draws from.
+    """
+
+    def __init__(self, model: Diffusion, name: str, calls: int | None, another: bool = False) -> None:
+        self.model = model
+        self.name = name
+        self.calls = calls
+        self.another = another
+        self.batch_size = 1000 if model.network.rows > 1000 else model.network.rows
+
+    @abstractmethod
+    def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+        """Of encoded data `(B, D)` with one-hot `labels (B, classes)`."""
+
+    def log_likelihood(
+        self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None
+    ) -> LogLikelihood:
+        """See GenerativeModel.log_likelihood."""
+        model = self.model
+        model._check(x, condition)
+        if num_samples < 1:
+            raise InputError(f"expected num_samples >= 1; got {num_samples}")
+        with torch.no_grad(), evaluating(model), seeded(seed, model.device):
+            return self._answer(*model._encoded(x, condition), num_samples)
+
+
+class FullBound(DiffusionEstimator):
+    """The sum over all T; `num_samples` draws cost T times as many network calls."""
+
+    def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+        self.model._need_noise()
+        return full_bound(StepTerms(self.model), z, labels, num_samples)
+
+
+class DrawnBound(DiffusionEstimator):
+    """The sum of `terms` from drawn indices, with an allocation of its own, fitted to validation data."""
+
+    def __init__(self, terms: Terms, name: str) -> None:
+        super().__init__(terms.model, name, 2, another=True)
+        self.terms = terms
+        self.allocation = Allocation(terms.count, terms.first).to(terms.model.device)
+
+    def start(self, valid: Split, seed: int) -> None:
+        """Fit the allocation in a pilot; unfitted, it is uniform: as unbiased, and noisier."""
+        model = self.model
+        with torch.no_grad(), evaluating(model), seeded(seed, model.device):
+            self.allocation = pilot(self.terms, valid)
+
+    def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+        self.model._need_noise()
+        return drawn_bound(self.terms, self.allocation, z, labels, num_samples)
+
+
+class PathWeights(DiffusionEstimator):
+    """Importance weights of `num_samples` whole paths, T network calls each."""
+
+    def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+        self.model._need_noise()
+        return path_weights(self.model, z, labels, num_samples)
+
+
+class FlowLikelihood(DiffusionEstimator):
+    """The probability-flow ODE; `num_samples` probes of its divergence where it is not exact."""
+
+    def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+        return flow_likelihood(self.model, z, labels, num_samples)
+
+
+def estimators_of(model: Diffusion) -> Mapping[str, Callable[[], Estimator]]:
+    """By name; see the module's head."""
+    c, count = model.options, len(model.chain) - model.first
+    fitted = c.decoder_variance is None and model.decoder.uses_network
+    decoder = "fitted" if fitted else f"{float(model.decoder.log_variance.exp()):.3g}"
+    ends = f"decoder={decoder},schedule={c.schedule}"
+    choice = f"variance={c.variance},{ends},steps={c.steps}"
+
+    def shorter(steps: int) -> Callable[[], Estimator]:
+        name = f"vlb_{steps}[variance={c.variance},{ends},steps={steps} of {c.steps}]"
+        return lambda: DrawnBound(StepTerms(thinned(model, steps)), name)
+
+    return {
+        "vlb": lambda: ModelBound(model, f"vlb[{choice}]"),
+        "full": lambda: FullBound(model, f"full[{choice}]", count),
+        "weights": lambda: PathWeights(model, f"weights[{choice}]", count),
+        "stratified": lambda: StratifiedBound(StepTerms(model), f"stratified[{choice}]"),
+        **{f"vlb_{steps}": shorter(steps) for steps in FEWER_STEPS if steps < c.steps},
+        "continuous": lambda: DrawnBound(ContinuousTerms(model), f"continuous[{ends},steps=infinite]"),
+        "ode": lambda: FlowLikelihood(model, flow_name(model), None, another=True),
+    }
+
+
+def thinned(model: Diffusion, steps: int) -> Diffusion:
+    """The chain of `steps` of the model's steps, both ends among them, with the same network, prior and decoder.
+
+    A reverse variance that is fitted speaks of the denoiser's error at a log-SNR, so that it stays the optimum.
+    """
+    index = torch.linspace(0, len(model.chain) - 1, steps, dtype=torch.float64).round().to(torch.int64)
+    shorter = copy.deepcopy(model)
+    device = model.device
+    shorter.chain = Chain(Subsequence(steps, tuple(model.chain.log_snr[index].tolist())), model.eta)
+    shorter.variance = VARIANCES[model.options.variance](shorter.chain, 0.0).to(device)
+    shorter.chain.to(device)
+    shorter.variance.load_state_dict({name: table[index] for name, table in model.variance.state_dict().items()})
+    shorter.allocation = Allocation(steps, model.first).to(device)
+    return shorter

@@ -29,6 +29,9 @@ WIDER = 8.0
 MERGING = 64
 """Fewer levels than this are not merged: they cost little, and one merged level would be much of the range."""
 
+LEAST = 1e-30
+"""Below every variance met: the derivative of its root stays finite at 0."""
+
 ENTRIES = 1 << 21
 """Pairs of pixel and level computed at once; more leave the cache."""
 
@@ -72,7 +75,7 @@ class PixelDenoiser(nn.Module):
 
     def forward(self, x: Tensor, signal: Tensor, noise: Tensor) -> Denoised:
         """At x_t `(R, D)`, a_t and s_t `(R, 1)`. The network's output is in posterior standard deviations."""
-        with torch.no_grad():
+        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):  # of x_t alone: no parameters
             y, sigma = x / signal, noise / signal
             mean, variance = torch.empty_like(x), torch.empty_like(x)
             kind = self._kind(sigma[:, 0])
@@ -81,7 +84,7 @@ class PixelDenoiser(nn.Module):
                 if len(rows):
                     parts = self._near(y[rows], sigma[rows]) if k == 0 else self._all(y[rows], sigma[rows], k - 1)
                     mean[rows], variance[rows] = parts
-            scale = variance.sqrt()
+            scale = variance.clamp(min=LEAST).sqrt()
             return Denoised(mean, scale, variance, torch.cat([mean, scale / noise], 1))
 
     def _kind(self, sigma: Tensor) -> Tensor:
@@ -120,7 +123,8 @@ class PixelDenoiser(nn.Module):
         for y_, sigma_, least_ in zip(
             torch.split(y, rows), torch.split(sigma, rows), torch.split(least, rows, dim=1), strict=True
         ):
-            scores = (y_.T[:, :, None] - values[:, None]).square_()  # (D, r, K)
+            offset = y_.T[:, :, None] - values[:, None]  # (D, r, K)
+            scores = torch.square(offset, out=None if offset.requires_grad else offset)
             weights = scores.sub_(least_.square()).mul_(-0.5 / sigma_.square()[None]).exp_()
             total, first, second = torch.bmm(weights, moments).unbind(-1)
             mean = first / total

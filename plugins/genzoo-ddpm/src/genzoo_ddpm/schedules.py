@@ -73,6 +73,17 @@ class LogSNRSchedule(Schedule):
         return torch.linspace(self.high, self.low, self.steps, dtype=torch.float64)
 
 
+@dataclass(frozen=True)
+class Subsequence(Schedule):
+    """Some steps of another schedule, given by their log-SNRs."""
+
+    values: tuple[float, ...]
+
+    def log_snr(self) -> Tensor:
+        """See Schedule."""
+        return torch.tensor(self.values, dtype=torch.float64)
+
+
 def _from_betas(betas: Tensor) -> Tensor:
     log_signal = torch.log1p(-betas.clamp(max=BETA_MAX)).cumsum(0)  # log a_t^2
     return log_signal - torch.log(-torch.expm1(log_signal))

@@ -1,0 +1,109 @@
+"""The bound from drawn indices and from all of them.
+
+-log p(x_0) <= prior + sum of Terms + decoder,   each estimate of it without bias, of kind `lower_bound`
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from genzoo.likelihood import LogLikelihood
+from genzoo.spec import Split
+from genzoo_ddpm.allocation import Allocation, stratified_variance
+from genzoo_ddpm.decoders import LevelsDecoder
+from genzoo_ddpm.terms import Terms
+
+if TYPE_CHECKING:
+    from genzoo_ddpm.diffusion import Diffusion
+
+PILOT_ROWS, PILOT_IMAGES = 1 << 14, 1 << 10
+"""Pairs of example and index in the pilot of an estimator, two network calls each, for vectors and for images."""
+
+DECODER_ROWS = 1 << 10
+"""Further pairs for the decoder of real data, where most of the variance is |eps|^2's: a slope must be known well."""
+
+
+def drawn_bound(terms: Terms, allocation: Allocation, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+    """From `num_samples` indices an example, drawn by `allocation` in strata, each with a noise and its mirror."""
+    step, probability, place = allocation.draw(num_samples, len(z))
+    example = torch.arange(len(z), device=z.device).repeat(num_samples)
+    eps = torch.randn(len(example), z.shape[1], dtype=z.dtype, device=z.device)
+    residual = residuals(terms, allocation, z[example], step.flatten(), place.flatten(), eps, labels[example])
+    weighted = residual.view_as(step) / probability
+    first = step == 0
+    diffusion = torch.where(first, 0.0, weighted).mean(0)
+    decoder = torch.where(first, weighted, 0.0).mean(0)
+    base = allocation.baseline
+    variance = stratified_variance(weighted)
+    return answer(terms.model, z, num_samples, base[1:].sum() + diffusion, base[0] + decoder, variance, {})
+
+
+def residuals(
+    terms: Terms, allocation: Allocation, z: Tensor, step: Tensor, place: Tensor, eps: Tensor, labels: Tensor
+) -> Tensor:
+    """The terms, mirrored, less their control variates: `(R,)` float64."""
+    values = terms.mirrored(z, step, place, eps, labels)
+    return allocation.residual(values, eps.double().square().sum(1) - z.shape[1], step)
+
+
+def full_bound(terms: Terms, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+    """The sum over all indices, `num_samples` noises each; `arrays["steps"] (B, T)` holds each index' own term."""
+    mean = torch.zeros(terms.count, len(z), dtype=torch.float64, device=z.device)
+    variance = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+    many, names = z.repeat(num_samples, 1), labels.repeat(num_samples, 1)
+    for t in range(terms.first, terms.count):
+        index = torch.full((len(many),), t, device=z.device)
+        place = torch.rand(len(many), dtype=torch.float64, device=z.device)
+        values = terms(many, index, place, torch.randn_like(many), names).view(num_samples, len(z))
+        mean[t] = values.mean(0)
+        if num_samples > 1:
+            variance += values.var(0) / num_samples
+    known = variance if num_samples > 1 else None
+    return answer(terms.model, z, num_samples, mean[1:].sum(0), mean[0], known, {"steps": mean.T.float()})
+
+
+def answer(
+    model: Diffusion,
+    z: Tensor,
+    num_samples: int,
+    diffusion: Tensor,
+    decoder: Tensor,
+    variance: Tensor | None,
+    arrays: dict[str, Tensor],
+) -> LogLikelihood:
+    """Add the prior and, for codes, the decoder: one draw an example, two where a variance is asked for."""
+    if isinstance(model.decoder, LevelsDecoder):
+        draws = torch.stack([model._decoder_draw(z) for _ in range(1 if variance is None else 2)])
+        decoder = -draws.mean(0)
+        variance = None if variance is None else variance + draws.var(0) / 2
+    terms = {"prior": -model._prior(z), "diffusion": -diffusion, "decoder": -decoder}
+    lower = torch.stack(list(terms.values())).sum(0)
+    return LogLikelihood.lower_bound(lower, num_samples=num_samples, variance=variance, terms=terms, arrays=arrays)
+
+
+def pilot(terms: Terms, valid: Split) -> Allocation:
+    """An allocation fitted to terms of validation data at every index; draws from the global RNG."""
+    model = terms.model
+    images = model.network.rows < 1000
+    z, labels = model._encoded(*subset(valid, PILOT_IMAGES if images else PILOT_ROWS, model.device))
+    index = torch.arange(terms.first, terms.count, device=z.device)
+    index = index.repeat(max(2, (PILOT_IMAGES if images else PILOT_ROWS) // len(index)))
+    if terms.first == 0:
+        index = torch.cat([index, index.new_zeros(DECODER_ROWS)])
+    rows = torch.randint(len(z), (len(index),), device=z.device)
+    eps = torch.randn(len(index), z.shape[1], dtype=z.dtype, device=z.device)
+    place = torch.rand(len(index), dtype=torch.float64, device=z.device)
+    values = terms.mirrored(z[rows], index, place, eps, labels[rows])
+    allocation = Allocation(terms.count, terms.first).to(z.device)
+    allocation.fit(index, values, eps.double().square().sum(1) - z.shape[1], z.shape[1])
+    return allocation
+
+
+def subset(split: Split, n: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """At most `n` examples, evenly spread over the split, and their labels."""
+    indices = torch.linspace(0, len(split) - 1, min(n, len(split))).round().to(torch.int64)
+    x, y = split.batch(indices, torch.Generator().manual_seed(0))
+    return x.to(device), None if y is None else y.to(device)

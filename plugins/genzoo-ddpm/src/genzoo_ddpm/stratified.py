@@ -1,0 +1,99 @@
+"""The mean of a bound over the examples, from draws spread evenly over examples, indices and noise together.
+
+With the examples in an order in which neighbours are near each other, a draw is a point of the unit cube: its first
+coordinate picks the example, its second the index by the CDF of q, two more the noise in two dimensions, through the
+normal's quantiles. The points of one randomisation are a scrambled Sobol sequence (Owen 1995; Matousek 1998): each is
+uniform, so that every value is unbiased, and together they are evener than independent draws.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genzoo.errors import InputError
+from genzoo.interface import evaluating, seeded
+from genzoo.likelihood import LogLikelihood
+from genzoo.spec import Split
+from genzoo.stratified import RANDOMISATIONS, StratifiedEstimator
+from genzoo_ddpm.allocation import Allocation
+from genzoo_ddpm.bound import answer, pilot, residuals
+from genzoo_ddpm.terms import Terms
+
+EVEN = 2
+"""Dimensions of the noise that are drawn evenly, and of the data that order the examples."""
+
+BITS = 16
+"""Of a rank, where examples are ordered."""
+
+EDGE = 1e-12
+"""Uniform numbers stay this far from 0 and 1, whose quantiles are infinite."""
+
+
+class StratifiedBound(StratifiedEstimator):
+    """The bound of `terms`, its allocation and control variate learned on validation data in a pilot."""
+
+    def __init__(self, terms: Terms, name: str) -> None:
+        self.terms = terms
+        self.name = name
+        self.calls = 2
+        self.allocation = Allocation(terms.count, terms.first).to(terms.model.device)
+
+    def start(self, valid: Split, seed: int) -> None:
+        """The pilot, whose draws are discarded; without it indices are uniform, and the mean is noisier."""
+        model = self.terms.model
+        with torch.no_grad(), evaluating(model), seeded(seed, model.device):
+            self.allocation = pilot(self.terms, valid)
+
+    def log_likelihood(
+        self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None
+    ) -> LogLikelihood:
+        """See StratifiedEstimator."""
+        model = self.terms.model
+        model._check(x, condition)
+        model._need_noise()
+        if num_samples < 1:
+            raise InputError(f"expected num_samples >= 1; got {num_samples}")
+        with torch.no_grad(), evaluating(model), seeded(seed, model.device):
+            return self._answer(*model._encoded(x, condition), num_samples)
+
+    def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+        n, dims = z.shape
+        count = max(1, round(n * num_samples / RANDOMISATIONS))
+        even = min(dims, EVEN)
+        points = sobol(count, 2 + even).to(z.device)
+        example = nearby(z)[(points[:, 0] * n).to(torch.int64).clamp(max=n - 1)]
+        step, probability, place = self.allocation.at(points[:, 1])
+        eps = torch.randn(count, dims, dtype=z.dtype, device=z.device)
+        eps[:, :even] = torch.special.ndtri(points[:, 2:].clamp(EDGE, 1 - EDGE)).to(z.dtype)
+        residual = residuals(self.terms, self.allocation, z[example], step, place, eps, labels[example])
+        weighted = residual / probability * (n / count)
+        base, first = self.allocation.baseline, step == 0
+
+        def spread(values: Tensor, offset: Tensor) -> Tensor:
+            return offset.expand(n).index_add(0, example, values)
+
+        diffusion = spread(torch.where(first, 0.0, weighted), base[1:].sum())
+        decoder = spread(torch.where(first, weighted, 0.0), base[0])
+        return answer(self.terms.model, z, num_samples, diffusion, decoder, None, {})
+
+
+def sobol(n: int, dims: int) -> Tensor:
+    """`n` points of a scrambled Sobol sequence `(n, dims)` float64; the scrambling is drawn from the global RNG."""
+    seed = int(torch.randint(2**31, ()))
+    engine = torch.quasirandom.SobolEngine(dims, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    return engine.draw(n, dtype=torch.float64)
+
+
+def nearby(z: Tensor) -> Tensor:
+    """An order `(N,)` of examples `(N, D)` in which neighbours are near each other.
+
+    Morton's curve (1966) over the ranks of the two dimensions of the plane, or of two principal components.
+    """
+    axes = z if z.shape[1] <= EVEN or len(z) <= EVEN else torch.pca_lowrank(z, EVEN)[0]
+    ranks = axes.argsort(0).argsort(0) * (2**BITS - 1) // max(1, len(z) - 1)
+    code = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    for bit in range(BITS):
+        for axis in range(ranks.shape[1]):
+            code |= ((ranks[:, axis] >> bit) & 1) << (ranks.shape[1] * bit + axis)
+    return code.argsort()
