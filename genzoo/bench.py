@@ -24,6 +24,8 @@ from genzoo.spec import Dataset
 POLL_SECONDS = 0.5
 HANG_SECONDS = 600.0
 """Without a sign of life for this long a worker is taken to hang; a network call is one, see `genzoo.liveness`."""
+START_SECONDS = 300.0
+"""A worker that starts may be silent for this long at least: it imports torch and the model."""
 
 
 @dataclass(frozen=True)
@@ -205,12 +207,13 @@ def _run_all(pool: Executor, states: dict[str, CellState], watch: Watch | None, 
             if future.running():
                 last = last_progress(cell.folder)
                 states[cell.name] = CellState(cell, "running", last)
-                pulse = pulses.setdefault(cell.name, Pulse())
-                if last.get("stage") == DATA:  # a large file takes its time, and took it in `check`
+                pulse = pulses.setdefault(cell.name, Pulse(cell.folder / PROGRESS))
+                if pulse.changed and last.get("stage") == DATA:  # a large file takes its time, and took it in `check`
                     pulse.reset()
-                silence = pulse.silence(cell.folder / PROGRESS)
-                if isinstance(pool, LocalExecutor) and 0 < hang_seconds < silence:
-                    pool.kill(future, _hung(hang_seconds, last))
+                silence = pulse.silence()
+                limit = hang_seconds if pulse.changed else max(hang_seconds, START_SECONDS)
+                if isinstance(pool, LocalExecutor) and hang_seconds and silence > limit:
+                    pool.kill(future, _hung(limit, last if pulse.changed else {}))
         if watch is not None:
             watch(list(states.values()))
 

@@ -44,23 +44,32 @@ class Liveness:
 
 
 class Pulse:
-    """How long a file has given no sign of life."""
+    """How long a file has given no sign of life.
 
-    def __init__(self) -> None:
-        self._seen: int | None = None
+    Attributes:
+        changed: whether there was a sign since the beginning.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.changed = False
+        self._seen = self._time()
         self._since = time.monotonic()
 
     def reset(self) -> None:
         """Begin to count again."""
         self._since = time.monotonic()
 
-    def silence(self, path: Path) -> float:
-        """Seconds since the time of `path` was last seen to change, or since the beginning."""
-        try:
-            time_of_file = path.stat().st_mtime_ns
-        except OSError:
-            time_of_file = None
-        if time_of_file != self._seen:
-            self._seen = time_of_file
+    def silence(self) -> float:
+        """Seconds since the time of the file was last seen to change, or since the beginning."""
+        seen = self._time()
+        if seen != self._seen:
+            self._seen, self.changed = seen, True
             self.reset()
         return time.monotonic() - self._since
+
+    def _time(self) -> int | None:
+        try:
+            return self.path.stat().st_mtime_ns
+        except OSError:
+            return None
