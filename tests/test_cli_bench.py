@@ -124,6 +124,27 @@ def test_more_draws_are_another_reading_and_another_row(
     assert sorted(row["reading"] for row in rows) == [1, 2]
 
 
+def test_two_phases_are_a_reading_with_both_errors(
+    cells: dict[str, CellFolder], tmp_path: Path, capsys: Streams
+) -> None:
+    cell = tmp_path / "cell"
+    shutil.copytree(cells["vae"].path, cell)
+    assert run("eval", cell, "--num-samples", 2, "--refine", 40, "--refine-points", 6) == 0
+    (reading,) = find_cells(cell)[0].readings()
+    refine = reading["evaluation"]["refine"]
+    assert (refine["first"]["num_samples"], refine["first"]["points"]) == (2, 16)
+    assert (refine["second"]["num_samples"], refine["second"]["points"]) == (40, 6)
+    assert reading["nll"] == pytest.approx(refine["first"]["nll"] - refine["second"]["gain"])
+    assert min(refine["second"]["stderr"], refine["first"]["stderr_mc"], reading["stderr_mc"]) > 0
+    assert reading["kind"] == "lower_bound"
+    assert reading["paired"]["points"] == 16
+    assert reading["paired"]["nats"] == pytest.approx((cells["vae"].record.nll or 0) - reading["nll"])
+    assert "with 2 draws on 16 points, less" in capsys.readouterr().out
+    assert run("report", cell, "--format", "md") == 0
+    assert "in two phases: " in capsys.readouterr().out
+    assert run("eval", cell, "--estimator", "all", "--refine", 40) == 2
+
+
 def test_every_bound_is_read_and_paired(cells: dict[str, CellFolder], tmp_path: Path, capsys: Streams) -> None:
     """`all` reads each estimator once, weights also at fewer draws, never what is stored; pairs follow the arrays."""
     cell = tmp_path / "cell"

@@ -228,6 +228,19 @@ def test_several_seeds_get_a_mean_with_its_error(groups: dict[str, Group]) -> No
     assert [entry.record.seed for entry in flow.entries] == [0, 1, 2]
     assert flow.summary.nll == pytest.approx(np.mean(nll))
     assert flow.summary.stderr == pytest.approx(np.std(nll, ddof=1) / math.sqrt(3))
+    reach = 4.302653 * np.std(nll, ddof=1) / math.sqrt(3)  # t of two degrees
+    assert flow.interval() == pytest.approx((np.mean(nll) - reach, np.mean(nll) + reach), rel=1e-6)
+    data = math.sqrt(np.mean([(entry.record.stderr_data or 0) ** 2 for entry in flow.entries]))
+    assert flow.summary.stderr_data == pytest.approx(data)
+    wide = flow.interval(population=True)
+    assert wide is not None
+    both = math.hypot(flow.summary.stderr or 0, data)
+    assert 1.96 * both < wide[1] - np.mean(nll) < 4.302653 * both
+    note = next(note for note in table.results(groups["ring"]).notes if "over 3 seeds" in note)
+    assert re.fullmatch(
+        r"flow, at 95 % over 3 seeds: \[.*\] on these test points, \[.*\] for the population of them.", note
+    )
+    assert groups["ring"].standings[1].interval() is None  # one seed
     names = cells(groups["ring"], "rank")
     assert names["flow", "mean of 3"] == "1"
     assert names["flow", "2"] == ""

@@ -144,19 +144,23 @@ class Standing:
         changes["stderr_data"] = math.hypot(*data) / math.sqrt(len(data)) if len(data) == len(records) else None
         return dataclasses.replace(records[0], **changes, stderr_mc=None)
 
-    @property
-    def population_error(self) -> tuple[float, float] | None:
-        """(stderr, degrees of freedom) for the population of test points: over seeds, theirs and the data part.
+    def interval(self, level: float = 0.95, *, population: bool = False) -> tuple[float, float] | None:
+        """The interval of the NLL over two seeds or more, by Student's t: of these test points, or of their population.
 
-        None where the parts are not known.
+        The population adds the data part, with the degrees of Welch and Satterthwaite. None where an error is missing.
         """
-        summary, seeds = self.summary, len(self.entries)
-        if seeds == 1:
-            return None if summary.stderr is None else (summary.stderr, math.inf)
-        if summary.stderr is None or summary.stderr_data is None:
+        summary = self.summary
+        if len(self.entries) < 2 or summary.nll is None or summary.stderr is None:
             return None
-        parts = [(summary.stderr**2, seeds - 1.0), (summary.stderr_data**2, math.inf)]
-        return math.hypot(summary.stderr, summary.stderr_data), student.degrees(parts)
+        parts = [(summary.stderr**2, len(self.entries) - 1.0)]
+        if population:
+            if summary.stderr_data is None:
+                return None
+            parts.append((summary.stderr_data**2, math.inf))
+        reach = student.quantile(level, student.degrees(parts)) * math.sqrt(
+            math.fsum(variance for variance, _ in parts)
+        )
+        return summary.nll - reach, summary.nll + reach
 
 
 @dataclass

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from genzoo import student
 from genzoo.records import RunRecord
 from genzoo.report.collect import Entry, Group, Standing
 from genzoo.report.numbers import NONE, bits, bound, brief, count, decimals, divergence, fixed
@@ -222,11 +221,12 @@ def _notes(group: Group) -> list[str]:
     if any(len(standing.entries) > 1 for standing in group.standings):
         notes.append("+- of a mean over S seeds is s/sqrt(S), of these test points; of one cell, over test points.")
         for standing in group.standings:
-            if len(standing.entries) > 1 and (error := standing.population_error) is not None:
-                low = student.quantile(0.95, error[1]) * error[0]
+            here, beyond = standing.interval(), standing.interval(population=True)
+            if here is not None:
+                more = "" if beyond is None else f", {_interval(standing, beyond)} for the population of them"
                 notes.append(
-                    f"{_name(standing.label)}, for other test points too: +- {_short(error[0])} with "
-                    f"{error[1]:.1f} degrees of freedom, at 95 % +- {_short(low)}."
+                    f"{_name(standing.label)}, at 95 % over {len(standing.entries)} seeds: "
+                    f"{_interval(standing, here)} on these test points{more}."
                 )
     if any(standing.later for standing in group.standings):
         notes.append("Only the first reading of a test set is ranked; later ones are listed under it.")
@@ -261,6 +261,12 @@ def protocol_line(group: Group) -> str:
 
 def _name(text: str, limit: int | None = NAME_LIMIT) -> str:
     return plain(text, limit)
+
+
+def _interval(standing: Standing, ends: tuple[float, float]) -> str:
+    """Both ends in nats, to the digits of the error."""
+    low, high = (fixed(end, decimals(standing.summary.stderr)) for end in ends)
+    return f"[{low}, {high}]"
 
 
 def _short(value: float | None) -> str:
