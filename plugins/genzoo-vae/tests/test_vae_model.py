@@ -94,7 +94,7 @@ def test_warm_up_weights_the_divergence_alone() -> None:
 def test_elbo_names_its_parts() -> None:
     x, _ = batch_of(SPECS["binary"], 6)
     model = VAE(SPECS["binary"], VAEConfig(hidden=(32,), latents=5))
-    assert list(model.estimators()) == ["iwae", "elbo"]
+    assert list(model.estimators()) == ["iwae", "elbo", "refined", "ais"]
     result = model.estimators()["elbo"]().log_likelihood(x, 1, seed=0)
     assert result.kind == "lower_bound"
     assert result.variance is None

@@ -12,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 
 class GaussianPosterior:
@@ -55,6 +56,13 @@ class GaussianPosterior:
     def log_prob_per_latent(self, eps: Tensor) -> Tensor:
         """log q(z_i given z_<i, x), `(k, B, d)` float64 nats, at the draw made of `eps`: it sums to `log_prob`."""
         return -0.5 * (eps.double() ** 2 + math.log(2 * math.pi)) - self.log_diagonal.double()
+
+    def law(self) -> Distribution:
+        """The same q as a distribution of torch, in float64."""
+        loc, diagonal = self.loc.double(), self.log_diagonal.double().exp()
+        if self.lower is None:
+            return Independent(Normal(loc, diagonal, validate_args=False), 1, validate_args=False)
+        return MultivariateNormal(loc, scale_tril=self.lower.double() + torch.diag_embed(diagonal), validate_args=False)
 
     def kl_from_standard_normal(self) -> Tensor:
         """`(B, d)` float64 nats, summing to KL(q(z given x), N(0, I))."""

@@ -21,10 +21,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from genzoo.config import Config, TrainSettings
 from genzoo.heads import FULL_DIMS, HeadName, head_for
 from genzoo.interface import Estimator, LatentVariableModel, ModelEstimator, evaluating, seeded
+from genzoo.latent import AnnealedImportance, LatentJoint, RefinedELBO
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import MLP, condition_features, condition_width
 from genzoo.spec import DataSpec, Split
@@ -141,7 +143,7 @@ class Decoder(nn.Module):
         return (h if self.mix is None else self.mix @ h) + self.bias
 
 
-class VAE(LatentVariableModel):
+class VAE(LatentVariableModel, LatentJoint):
     """Variational autoencoder; conditional on labels by one-hot inputs to both networks.
 
     Args:
@@ -191,8 +193,13 @@ class VAE(LatentVariableModel):
         return TrainSettings(learning_rate=4e-3, batch_size=128)
 
     def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
-        """`iwae`, the default, and `elbo`."""
-        return {"iwae": lambda: ModelEstimator("iwae", self), "elbo": lambda: ELBO(self)}
+        """`iwae`, the default, `elbo`, `refined` and `ais`."""
+        return {
+            "iwae": lambda: ModelEstimator("iwae", self),
+            "elbo": lambda: ELBO(self),
+            "refined": lambda: RefinedELBO(self),
+            "ais": lambda: AnnealedImportance(self),
+        }
 
     def encode(self, x: Tensor, condition: Tensor | None) -> GaussianPosterior:
         """q(z given x) for `x (B, *event_shape)`."""
@@ -232,13 +239,26 @@ class VAE(LatentVariableModel):
         some = slice(None, 1000)
         self.prior.initialise(self.encode(batch.x[some], None if batch.y is None else batch.y[some]).loc)
 
+    def proposal(self, x: Tensor, condition: Tensor | None) -> Distribution:
+        """See LatentJoint: q(z given x)."""
+        return self.encode(x, condition).law()
+
+    def log_joint(self, x: Tensor, z: Tensor, condition: Tensor | None) -> Tensor:
+        """See LatentJoint: log p(x given z) + log p(z)."""
+        params = self.decode(z.to(self.decoder.bias.dtype), condition)
+        return self.head.log_prob(params, x) + self.prior.log_prob(z)
+
     def _sample(self, n: int, condition: Tensor | None) -> Tensor:
+        return self.sample_joint(n, condition)[0]
+
+    def sample_joint(self, n: int, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See LatentJoint."""
         z = self.prior.draw(n, self.decoder.bias)
         parts = []
         for at in range(0, max(n, 1), self.rows):
             rows = slice(at, at + self.rows)
             parts.append(self.head.sample(self.decode(z[rows], None if condition is None else condition[rows])))
-        return torch.cat(parts)
+        return torch.cat(parts), z
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
         """`reconstructions (n, 2, *event_shape)`: n examples and E[x given z] at a draw z of q(z given x), float."""
