@@ -161,17 +161,18 @@ def tiles(images: Array | None, levels: int | None, alt: str, span: tuple[float,
     return image(_sheet(images[:MAX_TILES], levels, span), alt)
 
 
-def samples_png(samples: Array, levels: int | None) -> bytes:
+def samples_png(samples: Array, levels: int | None, across: int | None = None) -> bytes:
     """Samples as a PNG file: images as a grid of all of them, points of the plane as a scatter on white.
 
     Args:
         samples: `(m, c, h, w)` with c 1 or 3, or `(m, 2)`; levels: of discrete data, whose codes are 0..levels-1.
+        across: images in a row; None for about as many as there are rows.
 
     Raises:
         CapabilityError: samples of another shape.
     """
     if _are_images(samples):
-        return png(_sheet(samples, levels, None))
+        return png(_sheet(samples, levels, None, across))
     window = extent(None, None, samples)
     if window is None:
         shape = tuple(samples.shape[1:])
@@ -203,13 +204,15 @@ def _are_images(values: Array) -> bool:
     return values.ndim == 4 and values.shape[1] in (1, 3) and values.size > 0 and max(values.shape[2:]) <= MAX_SIDE
 
 
-def _sheet(images: Array, levels: int | None, span: tuple[float, float] | None) -> NDArray[np.uint8]:
-    """Pixels of images `(m, c, h, w)` side by side in a square as near as can be, a pixel between them."""
+def _sheet(
+    images: Array, levels: int | None, span: tuple[float, float] | None, across: int | None = None
+) -> NDArray[np.uint8]:
+    """Pixels of images `(m, c, h, w)`, a pixel between them; `across` in a row, None for a square as near as can be."""
     low, high = (0.0, float(levels - 1)) if levels else span or value_span(images)
     shares = (images.astype(np.float64) - low) / max(high - low, 1e-12)
     codes = (255 * np.clip(np.nan_to_num(shares), 0, 1)).round().astype(np.uint8)
     m, c, h, w = codes.shape
-    across = math.ceil(math.sqrt(m))
+    across = across or math.ceil(math.sqrt(m))
     down = math.ceil(m / across)
     sheet = np.full((down * across, h + 1, w + 1, c), SEPARATOR, np.uint8)
     sheet[:m, :h, :w] = codes.transpose(0, 2, 3, 1)  # (m, h, w, c)
