@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         LatentVariableModel,
         Learner,
     )
+    from genzoo.latent import LatentJoint
     from genzoo.likelihood import LogLikelihood
     from genzoo.spec import Dataset, DataSpec
 
@@ -40,6 +41,7 @@ _HOMES = {
     "Estimator": "genzoo.interface",
     "GenerativeModel": "genzoo.interface",
     "GradientModel": "genzoo.interface",
+    "LatentJoint": "genzoo.latent",
     "LatentVariableModel": "genzoo.interface",
     "Learner": "genzoo.interface",
     "LogLikelihood": "genzoo.likelihood",
@@ -54,6 +56,7 @@ __all__ = [
     "Estimator",
     "GenerativeModel",
     "GradientModel",
+    "LatentJoint",
     "LatentVariableModel",
     "Learner",
     "LogLikelihood",

@@ -18,7 +18,7 @@ Which end is optimistic depends on what Z is:
     decoder  Z = p(x), f = p(x, z)   (Wu et al. 2017, arXiv:1611.04273)
         forward: a lower bound, conservative, kind `weights`.
         reverse from z of a simulated pair (x, z): an upper bound; with forward a certified bracket (BDMC).
-        reverse from anything else: no direction, kind `estimate`.
+        reverse from anything else: no direction; alone of kind `estimate`, with forward an indicative bracket.
     energy   log p(x) = log f(x) - log Z
         forward: log Z too small, so log p(x) too large: OPTIMISTIC, so kind `estimate`, never ranked.
         reverse from exact draws of the model: log Z too large, log p(x) too small: conservative.

@@ -144,7 +144,7 @@ class RefinedELBO(Estimator):
     ) -> LogLikelihood:
         """See GenerativeModel.log_likelihood."""
         model = self.model
-        model.spec.check(x, condition)
+        model._check(x, condition)
         with torch.no_grad(), evaluating(model), seeded(seed, model.device):
             chunks = _chunks(x, condition, model.rows // self.draws)
             return LogLikelihood.concat([self._bound(some, num_samples, label) for some, label in chunks])
@@ -203,7 +203,7 @@ class AnnealedImportance(Estimator):
     ) -> LogLikelihood:
         """See GenerativeModel.log_likelihood."""
         model = self.model
-        model.spec.check(x, condition)
+        model._check(x, condition)
         self._named(num_samples)
         with torch.no_grad(), evaluating(model), seeded(seed, model.device):
             return LogLikelihood.concat(
@@ -222,6 +222,7 @@ class AnnealedImportance(Estimator):
         The chains of one example share that z, so the spread over the examples, not `variance`, tells the error.
         """
         model = self.model
+        self._named(num_samples)
         with torch.no_grad(), evaluating(model), seeded(seed, model.device):
             x, z = model.sample_joint(n, condition)
             parts, at = [], 0
