@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,8 +27,69 @@ DECODER_ROWS = 1 << 10
 """Further pairs for the decoder of real data, where most of the variance is |eps|^2's: a slope must be known well."""
 
 
+MOST_NUMBERS, PER_ROW = 1 << 22, 16
+"""Numbers in a tensor over all draws of all examples, at most, where a row has D and some 16 of its own."""
+
+
 def drawn_bound(terms: Terms, allocation: Allocation, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
     """From `num_samples` indices an example, drawn by `allocation` in strata, each with a noise and its mirror."""
+    return in_parts(lambda *part: _drawn_bound(terms, allocation, *part), z, labels, num_samples)
+
+
+def full_bound(terms: Terms, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+    """The sum over all indices, `num_samples` noises each; `arrays["steps"] (B, T)` holds each index' own term."""
+    return in_parts(lambda *part: _full_bound(terms, *part), z, labels, num_samples)
+
+
+def in_parts(
+    bound: Callable[[Tensor, Tensor, int], LogLikelihood], z: Tensor, labels: Tensor, num_samples: int
+) -> LogLikelihood:
+    """`bound(z, labels, num_samples)` in bounded memory: where the draws of all examples are too many numbers, a part
+    of the examples at a time, and of one example a part of the draws, whose answers are averaged."""
+    most = max(1, MOST_NUMBERS // (z.shape[1] + PER_ROW))
+    if len(z) * num_samples <= most:
+        return bound(z, labels, num_samples)
+    size = max(1, most // num_samples)
+    pairs = zip(torch.split(z, size), torch.split(labels, size), strict=True)
+    return LogLikelihood.concat([_draws_in_parts(bound, *pair, num_samples, most) for pair in pairs])
+
+
+def _draws_in_parts(
+    bound: Callable[[Tensor, Tensor, int], LogLikelihood], z: Tensor, labels: Tensor, num_samples: int, most: int
+) -> LogLikelihood:
+    if len(z) * num_samples <= most:
+        return bound(z, labels, num_samples)
+    total: LogLikelihood | None = None
+    done = 0
+    while done < num_samples:
+        k = min(most, num_samples - done)
+        part = bound(z, labels, k)
+        done += k
+        total = part if total is None else _averaged(total, part, done)
+    assert total is not None
+    return total
+
+
+def _averaged(first: LogLikelihood, second: LogLikelihood, num_samples: int) -> LogLikelihood:
+    """The mean over the draws of both, which are independent."""
+    share = second.num_samples / num_samples
+
+    def mean(a: Tensor, b: Tensor) -> Tensor:
+        return a * (1 - share) + b * share
+
+    variance = None
+    if first.variance is not None and second.variance is not None:
+        variance = first.variance * (1 - share) ** 2 + second.variance * share**2
+    return LogLikelihood.lower_bound(
+        mean(first.lower, second.lower),
+        num_samples=num_samples,
+        variance=variance,
+        terms={name: mean(term, second.terms[name]) for name, term in first.terms.items()},
+        arrays={name: mean(array, second.arrays[name]) for name, array in first.arrays.items()},
+    )
+
+
+def _drawn_bound(terms: Terms, allocation: Allocation, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
     step, probability, place = allocation.draw(num_samples, len(z))
     example = torch.arange(len(z), device=z.device).repeat(num_samples)
     eps = torch.randn(len(example), z.shape[1], dtype=z.dtype, device=z.device)
@@ -49,8 +111,7 @@ def residuals(
     return allocation.residual(values, eps.double().square().sum(1) - z.shape[1], step)
 
 
-def full_bound(terms: Terms, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
-    """The sum over all indices, `num_samples` noises each; `arrays["steps"] (B, T)` holds each index' own term."""
+def _full_bound(terms: Terms, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
     mean = torch.zeros(terms.count, len(z), dtype=torch.float64, device=z.device)
     variance = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     many, names = z.repeat(num_samples, 1), labels.repeat(num_samples, 1)
