@@ -193,11 +193,6 @@ class AdaptedGradient(Adapted, GradientModel):
         return GradientModel.learner(self, settings)
 
 
-class AdaptedSplit(Split):
-    """A split seen through an adapter; dequantization noise is drawn anew at each batch, from the global RNG."""
-
-    def __init__(self, adapted: Adapted, split: Split) -> None:
-        self.adapted = adapted
 class AdaptedSampler(Adapted, ConditionalSampler):
     """Adapted, where the inner model is a conditional sampler: so is this one, on the mapped observation."""
 
@@ -230,6 +225,11 @@ ADAPTED: dict[tuple[bool, bool], type[Adapted]] = {
 """Whether the inner model is trained by gradient, and whether it is a conditional sampler."""
 
 
+class AdaptedSplit(Split):
+    """A split seen through an adapter; dequantization noise is drawn anew at each batch, from the global RNG."""
+
+    def __init__(self, adapted: Adapted, split: Split) -> None:
+        self.adapted = adapted
         self.split = split
 
     def __len__(self) -> int:
