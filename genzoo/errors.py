@@ -25,6 +25,9 @@ import errno
 import os
 from collections.abc import Iterable
 
+LONGEST = 100
+"""Characters of a name in a message."""
+
 
 class GenzooError(Exception):
     """Root of the tree. `exit_code` is what the command line returns."""
@@ -61,7 +64,8 @@ class UnknownNameError(UsageError):
             advice = f"there is {', '.join(self.known)}"
         else:
             advice = "" if hint else "there is none"
-        super().__init__(f"unknown {what} {name!r}: {' '.join(filter(None, (advice, hint)))}")
+        asked = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
+        super().__init__(f"unknown {what} {asked!r}: {' '.join(filter(None, (advice, hint)))}")
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
         # Crosses process boundaries: the default would call __init__ with the message alone, and break the pool.

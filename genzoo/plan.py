@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from genzoo.config import Budget, Config, Reference, TrainSettings, toml_value
-from genzoo.errors import ConfigError, PlanError
+from genzoo.errors import PlanError, UsageError
 from genzoo.records import cell_name
 from genzoo.safe_fields import THREADS, Seed
 from genzoo.safe_files import read_limited, reason
@@ -124,8 +124,9 @@ class Plan(Config):
             raise PlanError(f"plan {path} is not valid TOML: {error}") from None
         try:
             return cls.parse(values, f"plan {path}")
-        except ConfigError as error:
-            raise PlanError(str(error)) from None
+        except UsageError as error:
+            words = str(error)
+            raise PlanError(words if str(path) in words else f"plan {path}: {words}") from None
 
     def to_toml(self) -> str:
         """The plan as TOML that `read` reads back."""
