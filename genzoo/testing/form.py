@@ -173,7 +173,7 @@ def learner_resumes(subject: ModelSubject, problem: str) -> None:
 def training_helps(subject: ModelSubject, problem: str) -> None:
     """Training improves the bound on held-out points."""
     trained = subject.trained(problem)
-    x, y = trained.examples(500)
+    x, y = trained.examples(300)
     k = min(8, subject.level.num_samples)
     before = trained.untrained.log_likelihood(x, k, 0, y).lower
     after = trained.model.log_likelihood(x, k, 0, y).lower

@@ -20,10 +20,10 @@ for importance weights, whose sample variance misses what rare large weights add
 VAE was seen to spread by 1.3 in place of 1, and to lie 0.5 too low)."""
 ROUNDING = 1e-3
 """Granted on an exact mass over all states: float32 networks, a relative 1e-6 in logits near 100."""
-TOP, TOP_DRAWS = 60, 256
+TOP, TOP_DRAWS = 60, 128
 """Of a discrete space: states that are cells of their own, and the draws spent on each, since they hold most mass. The
 rest fall into cells by the sum of their codes."""
-BOUND_TOP, BOUND_DRAWS = 200, 64
+BOUND_TOP, BOUND_DRAWS = 200, 32
 """Of a discrete space: the states at which a bound is asked, and the draws spent on each."""
 AGREE, AGREE_LEAST = 200, 8
 """Examples on which estimators are compared; one so costly that fewer are within the level's work is left out."""
