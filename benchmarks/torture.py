@@ -80,15 +80,15 @@ def schedule(kills: int, seed: int = 0) -> list[Kill]:
     generator = random.Random(seed)
     workers = max(1, kills // 12)
     plan = []
-    for at in range(kills):
+    for at in range(kills - workers):
         site = SITES[at % len(SITES)]
         phase = generator.choice(PHASES) if site in FILES else ""
-        victim, nth = "process", generator.randint(1, MOST[site])
-        if at >= kills - workers:
-            victim, nth = "worker", 1
-        elif at % 5 == 4:
-            victim = ("group", "bench")[at // 5 % 2]
-        plan.append(Kill(site, nth, phase, victim))
+        victim = "process" if at % 5 < 4 else ("group", "bench")[at // 5 % 2]
+        plan.append(Kill(site, generator.randint(1, MOST[site]), phase, victim))
+    # in the order in which a cell passes the places: the one that was killed is the only one left to do
+    for at in range(workers):
+        site = SITES[at % len(SITES)]
+        plan.append(Kill(site, 1, generator.choice(PHASES[:3]) if site in FILES else "", "worker"))
     return plan
 
 
