@@ -319,8 +319,7 @@ def discard_checkpoints(folder: Path) -> None:
 
 def validation_bound(model: GenerativeModel, data: Dataset) -> MeanResult:
     """The bound on the first points of one permutation of the validation split, with draws common to all calls."""
-    points = 2000 if data.spec.dims <= 16 else 256
-    x, y = points_of(data, "valid", points)
+    x, y = validation_points(data)
     y = y if model.spec.classes is not None and y is not None else None
     estimator = next(iter(model.estimators().values()))()
     x, y = _moved(Batch(x, y), model.device)
@@ -328,6 +327,11 @@ def validation_bound(model: GenerativeModel, data: Dataset) -> MeanResult:
         lambda size: estimator.mean(x, VALIDATION_EFFORT, 0, y, batch_size=size), min(estimator.batch_size, len(x))
     )
     return result
+
+
+def validation_points(data: Dataset) -> Batch:
+    """What a model in training is validated on."""
+    return points_of(data, "valid", 2000 if data.spec.dims <= 16 else 256)
 
 
 def points_of(data: Dataset, split: str, points: int) -> Batch:

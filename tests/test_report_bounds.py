@@ -36,7 +36,8 @@ def run(tmp_path: Path) -> Path:
             kind=kind,
             nll=2.0,
             stderr=0.05,
-            entropy=1.9,
+            kl=0.1,
+            kl_stderr=0.01,
             event_shape=[2],
             evaluation={"estimator": "iwae" if model == "vae" else "exact", "num_samples": 500, "points": 200},
             terms={"kl": float(PARTS.sum()), "reconstruction": -2.0 - float(PARTS.sum())},
@@ -124,3 +125,14 @@ def test_the_page_holds_both(run: Path) -> None:
     for made in (tightness.table(group_of(run)), anatomy.table(group_of(run))):
         assert made is not None
         assert len(formats.text(made).splitlines()) == 1 + len(made.rows) + len(made.notes)
+
+
+def test_the_learning_curves_stand_beside_the_truth_on_their_own_points(run: Path) -> None:
+    """The line is the truth's NLL on the validation points, which is not its entropy: a curve below the entropy is no
+    sign of a bug."""
+    folder = run / "cells" / "flow-pair-0-0123456789"
+    curve = {"valid_step": np.array([1, 2]), "valid_seconds": np.array([1.0, 2.0]), "valid_nll": np.array([2.2, 1.9])}
+    write_arrays(folder / "arrays.npz", {**curve, "valid_truth": np.array(1.85)})
+    page = render([run], "html")
+    assert "the truth on the same points, 1.8500 nats" in page
+    assert "entropy of the truth" not in page

@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -140,9 +141,9 @@ def _section(
     alone = sum(other.dataset == group.dataset for other in groups) == 1
     title = group.dataset if alone else f"{group.dataset} ({group.split}, protocol {number})"
     drawn = [standing for standing in group.standings if standing.entries[0].arrays]
-    entropy = group.first_record.entropy
+    floor, floor_text = _floor(group)
     made = results(group)  # its failed cells are told below, with their tracebacks
-    chart = _chart(group, colours, entropy)
+    chart = _chart(group, colours, floor)
     legend = {colours[s.label]: s.label for s in drawn if any("valid_nll" in e.arrays for e in s.entries)}
     drawn_frontier = frontier.drawings(group, colours)
     models = {(colours[s.label], s.label) for s in group.ranked} if drawn_frontier else ()
@@ -168,7 +169,7 @@ def _section(
         anatomy=anatomy.drawings(group, colours),
         frontier=drawn_frontier,
         models=sorted(models, key=lambda item: item[1]),
-        floor="" if entropy is None else f"entropy of the truth, {entropy:.4f} nats",
+        floor=floor_text,
         details=[(name, table) for name, table in details if table is not None],
         failures=[_failure(entry) for entry in group.failed],
     )
@@ -219,7 +220,18 @@ def _images(group: Group, drawn: Sequence[Standing]) -> Pictures | None:
     return Pictures(panels, pixelated=True) if panels else None
 
 
-def _chart(group: Group, colours: dict[str, int], entropy: float | None) -> Chart | None:
+def _floor(group: Group) -> tuple[float | None, str]:
+    """Where the truth stands in the learning curves: its NLL on the validation points, or its entropy where a run does
+    not hold that."""
+    for entry in group.entries:
+        held = entry.arrays.get("valid_truth")
+        if held is not None and held.size == 1 and math.isfinite(float(held)):
+            return float(held), f"the truth on the same points, {float(held):.4f} nats"
+    entropy = group.first_record.entropy
+    return entropy, "" if entropy is None else f"entropy of the truth, {entropy:.4f} nats"
+
+
+def _chart(group: Group, colours: dict[str, int], floor: float | None) -> Chart | None:
     entries = [entry for standing in group.standings for entry in standing.entries if "valid_nll" in entry.arrays]
     axis = "seconds" if all("valid_seconds" in entry.arrays for entry in entries) else "step"
     curves = [
@@ -228,7 +240,7 @@ def _chart(group: Group, colours: dict[str, int], entropy: float | None) -> Char
         if f"valid_{axis}" in entry.arrays
     ]
     label = "seconds of training" if axis == "seconds" else "steps"
-    return figures.chart(curves, entropy, label, f"validation bound against {label} on {plain(group.dataset)}")
+    return figures.chart(curves, floor, label, f"validation bound against {label} on {plain(group.dataset)}")
 
 
 def _seed(standing: Standing) -> str:

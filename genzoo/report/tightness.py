@@ -34,7 +34,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The bounds of a group on one axis of nats. `truth`: where the entropy of the truth stands, if it is known."""
+    """The bounds of a group on one axis of nats. `truth`: where the truth stands on the row's points, if known."""
 
     marks: tuple[Mark, ...]
     x_ticks: tuple[tuple[float, str], ...]
@@ -116,9 +116,10 @@ def ladder(group: Group, colours: dict[str, int]) -> Ladder | None:
             values.append((first - reading.paired["nats"], 1.96 * reading.paired["stderr"]))
         else:
             values.append((record.nll or 0.0, 0.0 if record.reading == 1 else 1.96 * (record.stderr or 0.0)))
-    entropy = group.first_record.entropy
+    row = next((reading.record for reading in shown if reading.record.reading == 1), shown[0].record)
+    truth = None if row.nll is None or row.kl is None else row.nll - row.kl
     edges = [value + sign * error for value, error in values for sign in (-1, 1)]
-    edges += [entropy] if entropy is not None else []
+    edges += [truth] if truth is not None else []
     # one very loose bound would press the others together: it leaves the drawing at the right, at its place in the list
     low, high = min(edges), min(max(edges), min(edges) + 4 * max(_middle(edges) - min(edges), 1e-3))
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
@@ -143,8 +144,8 @@ def ladder(group: Group, colours: dict[str, int]) -> Ladder | None:
     alt = f"bounds of each model on {plain(group.dataset)}, loosest first: " + "; ".join(
         f"{mark.label} {value:.4f}" for mark, (value, _) in zip(marks, values, strict=True)
     )
-    truth = None if entropy is None else across(entropy)
-    return Ladder(marks, x_ticks, truth, alt, height=int(18 + 20 * len(marks)))
+    place = None if truth is None else across(truth)
+    return Ladder(marks, x_ticks, place, alt, height=int(18 + 20 * len(marks)))
 
 
 def _middle(edges: list[float]) -> float:
