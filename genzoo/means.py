@@ -191,8 +191,10 @@ def _stratified(values: Tensor, variance: Tensor, stderr_mc: float, dof_mc: floa
         return Errors(stderr=math.inf)
     square = _square(values)
     data, mc = max(0.0, square - float(variance.sum()) / n**2), stderr_mc**2
-    # s^2 / N, not what is left of it after the noise, decides how uncertain the data part is
-    own = (n - 1) * (data / square) ** 2 if 0 < square < math.inf else math.inf
+    # s^2 / N, not what is left of it after the noise, decides how uncertain the data part is. Where almost nothing is
+    # left that would be one degree or none, and intervals would cover 98 %: it counts for no fewer than the noise does.
+    least = min(n - 1.0, dof_mc)
+    own = max(least, (n - 1) * (data / square) ** 2) if 0 < square < math.inf else math.inf
     return Errors(
         stderr=math.sqrt(data + mc),
         stderr_data=math.sqrt(data),

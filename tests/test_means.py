@@ -121,11 +121,25 @@ def test_replicates_by_hand() -> None:
     assert result.stderr == pytest.approx(math.sqrt(data + between + shared), rel=1e-12)
     assert result.dof_mc == pytest.approx((between + shared) ** 2 / (between**2 / 7), rel=1e-12)
     total = data + between + shared
-    assert result.dof == pytest.approx(total**2 / (square**2 / 1 + between**2 / 7), rel=1e-12)
+    assert result.dof == pytest.approx(total**2 / (data**2 / 1 + between**2 / 7), rel=1e-12)
     assert (result.kind, result.num_samples, result.stratified) == ("lower_bound", 8, True)
     difference, found = result.minus(torch.tensor([1.0, 2.0], dtype=torch.float64))
     assert (difference, found.stderr_data) == (1.0, 0.0)  # the averages less these have no deviation
     assert found.stderr == pytest.approx(result.stderr_mc, rel=1e-12)
+
+
+@pytest.mark.parametrize(("deviation", "own"), [(3.0, None), (0.05, 7.0)])
+def test_degrees_of_the_data_part(deviation: float, own: float | None) -> None:
+    """(N - 1) (data / s^2 N)^2, which is Satterthwaite's for a difference, but no fewer than the noise's seven."""
+    torch.manual_seed(0)
+    n, values = 50, deviation * torch.randn(50, dtype=torch.float64) + torch.randn(8, 50, dtype=torch.float64)
+    result = MeanResult.of_replicates(values, kind="lower_bound", num_samples=8)
+    assert result.stderr_data
+    assert result.stderr_mc
+    data, mc = result.stderr_data**2, result.stderr_mc**2
+    expected = own or (n - 1) * (data / (float(values.mean(0).var()) / n)) ** 2
+    assert expected >= 7
+    assert result.dof == pytest.approx((data + mc) ** 2 / (data**2 / expected + mc**2 / 7), rel=1e-9)
 
 
 def test_intervals_are_students() -> None:

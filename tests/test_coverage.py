@@ -1,71 +1,77 @@
-"""Verdicts over all pairs: Holm by hand, and simulated ties, which are to be called ties in at least 95 % of groups.
+"""A share of `benchmarks/coverage.py`: each case's interval covers its closed-form truth in 93 to 97 % of repeats.
 
-A simulated group has k models that are equal: per-point values share the difficulty of the points, so that they are
-paired as real ones are. Declared leaders are counted; by the family-wise error at most 5 % of groups have one. Allowed
-is 5 % and three binomial deviations of the number of groups, which by chance alone is exceeded once in 700.
+Over 250 repeats the count is accepted between the binomial's 0.05 % quantile at 93 % and its 99.95 % quantile at 97 %:
+with other seeds, a case whose coverage is what is asked raises a false alarm less than once in 1,000. The receipt has
+1,000 repeats of each case, and must itself lie within 93 to 97 %.
+
+Then verdicts over all pairs: Holm by hand, and simulated ties, which are to be called ties in at least 95 % of groups.
+Allowed is 5 % and three binomial deviations of the number of groups, which by chance alone is exceeded once in 700.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+import scipy.stats
 
 from genzoo import student
-from genzoo.records import CellFolder, RunRecord
 from genzoo.report import pairs
-from genzoo.report.collect import Entry, Group, Standing
-from genzoo.report.verdict import verdict
 
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
+REPEATS = 250
+LEAST, MOST = scipy.stats.binom.ppf(5e-4, REPEATS, 0.93), scipy.stats.binom.isf(5e-4, REPEATS, 0.97)
+
+
+def load() -> ModuleType:
+    """The script as a module, under a name that is not that of the coverage tool."""
+    name = "coverage_benchmark"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, SCRIPT)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+BENCHMARK = load()
+declared, group_of, standing_of = BENCHMARK.declared, BENCHMARK.group_of, BENCHMARK.standing_of
 N = 60
+honest = student.quantile
 
 
-class Held(CellFolder):
-    """A cell whose arrays are in memory."""
-
-    def arrays(self) -> dict[str, NDArray[np.float64]]:
-        return {"index": np.arange(len(HELD[self.path])), "lower": HELD[self.path]}
-
-
-HELD: dict[Path, NDArray[np.float64]] = {}
+@pytest.mark.parametrize("name", BENCHMARK.CASES)
+def test_the_interval_covers(name: str) -> None:
+    for about, share in BENCHMARK.coverage(BENCHMARK.CASES[name], REPEATS, seed=1).items():
+        assert LEAST <= share * REPEATS <= MOST, about
 
 
-def standing_of(name: str, values: NDArray[np.float64]) -> Standing:
-    """A model from its values `(S, n)`, a seed a row."""
-    entries = []
-    for seed, lower in enumerate(values):
-        path = Path(f"{name}-{seed}")
-        HELD[path] = lower
-        record = RunRecord(cell=path.name, status="ok", model=name, label=name, dataset="d", seed=seed, kind="exact")
-        record.nll = -float(lower.mean())
-        entries.append(Entry(Held(path, record), record))
-    return Standing(entries)
+@pytest.mark.parametrize(
+    ("name", "scale"), [*((name, 0.5) for name in [*BENCHMARK.CASES][::4]), ("independent draws", 2.5)]
+)
+def test_an_interval_of_another_width_would_be_seen(name: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: half the width covers in 67 to 84 %, 2.5 times in all."""
+    monkeypatch.setattr(student, "quantile", lambda level, dof: scale * honest(level, dof))
+    for share in BENCHMARK.coverage(BENCHMARK.CASES[name], REPEATS, seed=1).values():
+        assert not LEAST <= share * REPEATS <= MOST
 
 
-def group_of(values: NDArray[np.float64]) -> Group:
-    """Ranked standings from values `(k, S, n)`: k models, S seeds, n points."""
-    standings = [standing_of(f"m{model}", seeds) for model, seeds in enumerate(values)]
-    standings.sort(key=lambda standing: standing.summary.nll or 0.0)
-    for rank, standing in enumerate(standings, start=1):
-        standing.rank = rank
-    return Group("d", {}, "test", standings)
-
-
-def declared(groups: int, k: int, seeds: int, ahead: float = 0.0) -> float:
-    """Share of groups of k models in which one is said to lead; the first is `ahead` nats better than its equals."""
-    generator = np.random.default_rng([groups, k, seeds])
-    leads = 0
-    for _ in range(groups):
-        points = 3 * generator.standard_normal((1, 1, N))
-        own = generator.standard_normal((k, 1 if seeds == 1 else seeds, N))
-        trained = 0.0 if seeds == 1 else 0.5 * generator.standard_normal((k, seeds, 1))
-        values = points + own + trained
-        values[0] += ahead
-        leads += " leads:" in verdict(group_of(values)).headline
-    return leads / groups
+def test_the_receipt_is_whole_and_within() -> None:
+    receipt = json.loads((SCRIPT.parent / "results" / "coverage.json").read_text())
+    cases = {row["case"]: row for row in receipt["cases"]}
+    assert set(cases) == {*BENCHMARK.CASES, *BENCHMARK.HARD}
+    assert receipt["repeats"] >= 1000
+    for row in receipt["cases"]:
+        assert not row["promised"] or 0.93 <= row["coverage"] <= 0.97, row
+    allowed = 0.05 + 3 * math.sqrt(0.05 * 0.95 / receipt["repeats"])
+    assert all(tie["leader_declared"] <= allowed for tie in receipt["ties"])
 
 
 @pytest.mark.parametrize(("k", "seeds"), [(2, 1), (5, 1), (2, 3), (5, 3)])
