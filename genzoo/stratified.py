@@ -17,11 +17,9 @@ from genzoo.interface import Estimator, derive_seed
 from genzoo.likelihood import LogLikelihood
 from genzoo.means import LEAST_RANDOMISATIONS, MeanResult
 
-RANDOMISATIONS = LEAST_RANDOMISATIONS
-
 
 class StratifiedEstimator(Estimator):
-    """An estimator of the mean over the examples, from `RANDOMISATIONS` randomisations that all see every example."""
+    """An estimator of the mean over the examples, from independent randomisations of draws spread over all of them."""
 
     batch_size = 1 << 14
     """Examples over which draws are spread; the more, the evener."""
@@ -30,11 +28,16 @@ class StratifiedEstimator(Estimator):
     def log_likelihood(
         self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None
     ) -> LogLikelihood:
-        """One randomisation: `num_samples / RANDOMISATIONS` draws an example on average, spread over `x`.
+        """One randomisation: `draws` draws, spread over `x`.
 
         Each value is unbiased, and noisy: an example without a draw has what is expected of it. `variance` is None,
         since the values are not independent. Arguments as in `GenerativeModel.log_likelihood`.
         """
+
+    def draws(self, n: int, num_samples: int) -> int:
+        """Draws of one randomisation over `n` examples, an eighth of `n * num_samples` at most: as many randomisations
+        are made as have `num_samples` draws an example together, eight at least."""
+        return max(1, n * num_samples // LEAST_RANDOMISATIONS)
 
     def mean(
         self,
@@ -54,10 +57,14 @@ class StratifiedEstimator(Estimator):
             num_samples = max(1, math.ceil(num_samples * (pilot.stderr_mc / until_se) ** 2))
         size, start = batch_size or self.batch_size, time.monotonic()
         batches: list[list[LogLikelihood]] = []
+        n = min(size, len(x))
+        repeats = max(LEAST_RANDOMISATIONS, round(n * num_samples / self.draws(n, num_samples)))
+        drawn = 0
         for at in range(0, len(x), size):
-            y = None if condition is None else condition[at : at + size]
-            seeds = [derive_seed(seed, at // size, r) for r in range(RANDOMISATIONS)]
-            batches.append([self.log_likelihood(x[at : at + size], num_samples, s, y) for s in seeds])
+            part, y = x[at : at + size], None if condition is None else condition[at : at + size]
+            seeds = [derive_seed(seed, at // size, r) for r in range(repeats)]
+            batches.append([self.log_likelihood(part, num_samples, s, y) for s in seeds])
+            drawn += repeats * self.draws(len(part), num_samples)
             if max_seconds is not None and time.monotonic() - start > max_seconds:
                 break
         values = torch.cat([torch.stack([answer.lower for answer in batch]) for batch in batches], 1)  # (R, B)
@@ -65,7 +72,7 @@ class StratifiedEstimator(Estimator):
             name: torch.cat([torch.stack([answer.terms[name] for answer in batch]).mean(0) for batch in batches])
             for name in batches[0][0].terms
         }
-        calls = None if self.calls is None else values.shape[1] * num_samples * self.calls
+        calls = None if self.calls is None else drawn * self.calls
         return MeanResult.of_replicates(
             values, kind=batches[0][0].kind, num_samples=num_samples, calls=calls, terms=terms
         )

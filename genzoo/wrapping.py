@@ -91,6 +91,12 @@ class WrappedEstimator(Estimator):
 class WrappedStratified(WrappedEstimator, StratifiedEstimator):
     """An inner estimator of the mean, each of its randomisations translated."""
 
+    inner: StratifiedEstimator
+
+    def draws(self, n: int, num_samples: int) -> int:
+        """The inner one's."""
+        return self.inner.draws(n, num_samples)
+
 
 class WrappedLearner(Learner):
     """An inner learner under a wrapper; leaves write `start` and `step`."""

@@ -23,14 +23,16 @@ ExactModel = Callable[..., Diffusion]
 
 @pytest.fixture(scope="session")
 def exact_model() -> ExactModel:
-    """(variance, steps, loc (D,), covariance (D, D), eta) -> the exact eps network of that Gaussian, float64.
+    """(variance, steps, loc (D,), covariance (D, D), eta, lam_T) -> the exact eps network of that Gaussian, float64.
 
     It is the denoiser in closed form, whose network f is still zero. Analytic variances and the decoder are the optimum
     for D = 1.
     """
 
-    def make(variance: str, steps: int, loc: Tensor, covariance: Tensor, eta: float = 1.0) -> Diffusion:
-        config = {"steps": steps, "variance": variance, "width": 8, "eta": eta}
+    def make(
+        variance: str, steps: int, loc: Tensor, covariance: Tensor, eta: float = 1.0, lowest: float = -5.0
+    ) -> Diffusion:
+        config = {"steps": steps, "variance": variance, "width": 8, "eta": eta, "log_snr_min": lowest}
         spec = DataSpec((len(loc),))
         model = DDIM(spec, DDIM.Config.parse(config, "ddim")).double().eval()  # type: ignore[arg-type]
         spectrum, basis = torch.linalg.eigh(covariance)

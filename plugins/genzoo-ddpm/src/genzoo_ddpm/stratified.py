@@ -15,7 +15,7 @@ from genzoo.errors import InputError
 from genzoo.interface import evaluating, seeded
 from genzoo.likelihood import LogLikelihood
 from genzoo.spec import Split
-from genzoo.stratified import RANDOMISATIONS, StratifiedEstimator
+from genzoo.stratified import StratifiedEstimator
 from genzoo_ddpm.allocation import Allocation
 from genzoo_ddpm.bound import answer, pilot, residuals
 from genzoo_ddpm.terms import Terms
@@ -45,6 +45,10 @@ class StratifiedBound(StratifiedEstimator):
         with torch.no_grad(), evaluating(model), seeded(seed, model.device):
             self.allocation = pilot(self.terms, valid)
 
+    def draws(self, n: int, num_samples: int) -> int:
+        """See StratifiedEstimator. Sobol's sequence is evenest at powers of two."""
+        return 1 << (super().draws(n, num_samples).bit_length() - 1)
+
     def log_likelihood(
         self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None
     ) -> LogLikelihood:
@@ -59,7 +63,7 @@ class StratifiedBound(StratifiedEstimator):
 
     def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
         n, dims = z.shape
-        count = max(1, round(n * num_samples / RANDOMISATIONS))
+        count = self.draws(n, num_samples)
         even = min(dims, EVEN)
         points = sobol(count, 2 + even).to(z.device)
         example = nearby(z)[(points[:, 0] * n).to(torch.int64).clamp(max=n - 1)]
@@ -82,18 +86,25 @@ def sobol(n: int, dims: int) -> Tensor:
     """`n` points of a scrambled Sobol sequence `(n, dims)` float64; the scrambling is drawn from the global RNG."""
     seed = int(torch.randint(2**31, ()))
     engine = torch.quasirandom.SobolEngine(dims, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
-    return engine.draw(n, dtype=torch.float64)
+    points: Tensor = engine.draw(n, dtype=torch.float64)
+    return points
 
 
 def nearby(z: Tensor) -> Tensor:
     """An order `(N,)` of examples `(N, D)` in which neighbours are near each other.
 
-    Morton's curve (1966) over the ranks of the two dimensions of the plane, or of two principal components.
+    Hilbert's curve (1891) over the ranks of the two dimensions of the plane, or of two principal components.
     """
-    axes = z if z.shape[1] <= EVEN or len(z) <= EVEN else torch.pca_lowrank(z, EVEN)[0]
-    ranks = axes.argsort(0).argsort(0) * (2**BITS - 1) // max(1, len(z) - 1)
-    code = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-    for bit in range(BITS):
-        for axis in range(ranks.shape[1]):
-            code |= ((ranks[:, axis] >> bit) & 1) << (ranks.shape[1] * bit + axis)
+    axes = z[:, :EVEN] if z.shape[1] <= EVEN or len(z) <= EVEN else torch.pca_lowrank(z, EVEN)[0]
+    if axes.shape[1] == 1:
+        return axes[:, 0].argsort()
+    x, y = (axes.argsort(0).argsort(0) * (2**BITS - 1) // max(1, len(z) - 1)).unbind(1)
+    code = torch.zeros_like(x)
+    for bit in reversed(range(BITS)):
+        right, upper = (x >> bit) & 1, (y >> bit) & 1
+        code = 4 * code + (3 * right ^ upper)
+        # the curve inside a quarter is the whole one turned: the lower quarters swap their axes, the right one mirrored
+        lower, mirrored = upper == 0, (upper == 0) & (right == 1)
+        x, y = torch.where(mirrored, ~x, x), torch.where(mirrored, ~y, y)
+        x, y = torch.where(lower, y, x), torch.where(lower, x, y)
     return code.argsort()
