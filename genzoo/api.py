@@ -12,7 +12,7 @@ from torch import Tensor
 from genzoo import evaluation
 from genzoo.building import Blueprint, load_reference
 from genzoo.config import Budget, Reference, TrainSettings
-from genzoo.errors import GenzooError, RunError
+from genzoo.errors import RunError, UsageError
 from genzoo.evaluation import Evaluation
 from genzoo.interface import GenerativeModel
 from genzoo.records import CellFolder, find_cells
@@ -117,14 +117,14 @@ def load_cell(cell: CellFolder, plugins: Sequence[str] = ()) -> GenerativeModel:
     if not record.event_shape:
         raise RunError(f"{cell.path / 'record.json'} says nothing of the data that its model is for")
     spec = DataSpec(tuple(record.event_shape), record.levels, record.classes)
-    blueprint = Blueprint.from_stored(load_registry(plugins), record.model, record.config, spec)
     try:
+        blueprint = Blueprint.from_stored(load_registry(plugins), record.model, record.config, spec)
         with Allowance.of([entry.size for entry in entries.values()]):
             model = blueprint.build(0)
     except TooLargeError:
         raise RunError(f"{path} does not fit its record, which describes a model many times as large") from None
-    except GenzooError:
-        raise
+    except UsageError as error:
+        raise RunError(f"{cell.path / 'record.json'}: {error}") from error
     except Exception as error:  # a constructor's own, for a config that passed its types
         words = plain(f"{type(error).__name__}: {error}", 200)
         raise RunError(f"{cell.path / 'record.json'} describes a model that cannot be built: {words}") from None

@@ -74,6 +74,7 @@ class RunRecord:
             kl_quadrature: the integral of p log(p/q), for exact models; mass: the integral of q over the grid.
         below_floor: the bound beats the truth by more than 4 paired standard errors: a bug, and reported as one.
         metrics: sample metrics `{name: {"value": v, "reference": value of a second real sample}}`.
+        classifier: of a conditional model, by Bayes' rule: accuracy, log_loss and more; see classification.py.
         evaluation: estimator, num_samples, points, precision, seed, calls.
         samples: how many were drawn; seconds_*: wall time of the measured call alone.
         reading: 1 for the first look at the test set, counted from there.
@@ -122,6 +123,7 @@ class RunRecord:
     below_floor: bool = False
     terms: Mapping[str, Number | None] = field(default_factory=dict)
     metrics: dict[str, dict[str, Number | None]] = field(default_factory=dict)
+    classifier: dict[str, bool | Number | str | None] = field(default_factory=dict)
     evaluation: StoredEvaluation = field(default_factory=dict)
     split: SplitName = "test"
     reading: Size = 1
@@ -306,7 +308,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         strange = [name for name, array in arrays.items() if array.dtype.kind not in "buif"]
         if strange:
             raise ValueError(f"{strange[0]} holds {arrays[strange[0]].dtype}; expected numbers")
-        return arrays
+        # numbers, for whoever draws: truth values cannot be subtracted
+        return {name: array.astype(np.uint8) if array.dtype.kind == "b" else array for name, array in arrays.items()}
     except OSError as error:
         raise RunError(f"cannot read {path}: {reason(error)}") from None
     except ValueError as error:

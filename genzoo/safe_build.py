@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,16 +15,14 @@ FREE_BYTES, FREE_CALLS = 64 * 2**20, 10_000
 TIMES_BYTES, TIMES_CALLS = 8, 50
 """And for each byte and tensor of its weights: what is drawn, scaled and thrown away on the way to them."""
 
-_MAKERS = frozenset(
-    getattr(torch, name)
-    for name in (
-        *("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm"),
-        *("range", "tril_indices", "triu_indices", "zeros", "empty_strided"),
-        *("bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window"),
-    )
-) | frozenset(
-    getattr(torch.Tensor, name) for name in ("new_empty", "new_full", "new_ones", "new_zeros", "repeat", "resize_")
-)
+WIDTH = 8
+"""Bytes of a number, whatever its type."""
+
+_SIZED = ("empty", "zeros", "ones", "rand", "randn", "full", "randint", "empty_strided")
+_COUNTED = ("arange", "eye", "linspace", "logspace", "randperm")
+_METHODS = ("new_empty", "new_full", "new_ones", "new_zeros", "repeat", "resize_")
+_MAKERS = {getattr(torch, name): name for name in (*_SIZED, *_COUNTED)}
+_MAKERS |= {getattr(torch.Tensor, name): name for name in _METHODS}
 
 
 class TooLargeError(Exception):
@@ -33,7 +32,7 @@ class TooLargeError(Exception):
 class Allowance(TorchFunctionMode):
     """While it is entered, tensors are made up to `size` bytes in all, by up to `calls` calls; then TooLargeError.
 
-    What a call would make is found on the meta device, where nothing is allocated.
+    What a call would make is told from its arguments, before it is made.
     """
 
     def __init__(self, size: int, calls: int) -> None:
@@ -51,16 +50,23 @@ class Allowance(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func in _MAKERS:
             self.calls -= 1
-            self.size -= _bytes(func, args, kwargs)
+            self.size -= WIDTH * _numbers(_MAKERS[func], args, kwargs)
             if self.size < 0 or self.calls < 0:
                 raise TooLargeError
         return func(*args, **kwargs)
 
 
-def _bytes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    tried = {key: value for key, value in kwargs.items() if key not in ("generator", "out", "pin_memory", "device")}
-    if args and isinstance(args[0], torch.Tensor):
-        made = func(args[0].to("meta"), *args[1:], **tried)
-    else:
-        made = func(*args, **tried, device="meta")
-    return int(made.numel() * made.element_size())
+def _numbers(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """How many numbers a call would make; it need not be right where the call is wrong."""
+    own = args[0].numel() if name == "repeat" else 1
+    args = args[1:] if name in _METHODS else args
+    if name == "arange":
+        bounds = dict(zip(("start", "end", "step") if len(args) > 1 else ("end",), args, strict=False)) | dict(kwargs)
+        return int(abs(bounds.get("end", 0) - bounds.get("start", 0)) / (abs(bounds.get("step", 1)) or 1)) + 1
+    if name in ("linspace", "logspace"):
+        return int(kwargs.get("steps", args[2] if len(args) > 2 else 0))
+    if name == "eye":
+        n = int(args[0]) if args else int(kwargs.get("n", 0))
+        return n * int(args[1] if len(args) > 1 else kwargs.get("m", n))
+    sizes: Any = kwargs.get("size", next((arg for arg in args if isinstance(arg, (tuple, list))), args))
+    return own * math.prod(int(n) for n in sizes if isinstance(n, int))
