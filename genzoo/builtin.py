@@ -21,7 +21,7 @@ MNIST = "LeCun et al. 1998, doi:10.1109/5.726791"
 UNIFORM = {"dequantization": "uniform", "logit": 1e-6, "standardize": True}
 
 
-def _plane(name: str, load: str, summary: str, paper: str) -> DatasetCard:
+def _plane(name: str, load: str, summary: str, paper: str, labels: bool = False) -> DatasetCard:
     target = f"genzoo.data.toy:{load}"
     return DatasetCard(
         name=name,
@@ -31,7 +31,7 @@ def _plane(name: str, load: str, summary: str, paper: str) -> DatasetCard:
         data="real",
         event_shape=(2,),
         truth=True,
-        options={"points": 100_000},
+        options={"points": 100_000, **({"labels": False} if labels else {})},
     )
 
 
@@ -66,15 +66,17 @@ def genzoo_models() -> list[ModelCard]:
 def genzoo_datasets() -> list[DatasetCard]:
     """Ten densities in the plane whose truth is known, and digits."""
     return [
-        _plane("moons", "load_moons", "two interleaved half circles with Gaussian noise", FFJORD),
-        _plane("8gaussians", "load_eight_gaussians", "eight Gaussians on a circle", FFJORD),
-        _plane("2spirals", "load_two_spirals", "two spirals with uniform and Gaussian noise", FFJORD),
+        _plane("moons", "load_moons", "two interleaved half circles with Gaussian noise", FFJORD, labels=True),
+        _plane("8gaussians", "load_eight_gaussians", "eight Gaussians on a circle", FFJORD, labels=True),
+        _plane("2spirals", "load_two_spirals", "two spirals with uniform and Gaussian noise", FFJORD, labels=True),
         _plane("checkerboard", "load_checkerboard", "uniform on eight squares of a board", FFJORD),
-        _plane("rings", "load_rings", "four concentric rings with Gaussian noise", FFJORD),
-        _plane("circles", "load_circles", "two concentric circles with Gaussian noise", FFJORD),
+        _plane("rings", "load_rings", "four concentric rings with Gaussian noise", FFJORD, labels=True),
+        _plane("circles", "load_circles", "two concentric circles with Gaussian noise", FFJORD, labels=True),
         _plane("pinwheel", "load_pinwheel", "five twisted arms", FFJORD),
         _plane("swissroll", "load_swissroll", "one spiral with Gaussian noise", FFJORD),
-        _plane("four_circles", "load_four_circles", "four overlapping circles with Gaussian noise", SPLINES),
+        _plane(
+            "four_circles", "load_four_circles", "four overlapping circles with Gaussian noise", SPLINES, labels=True
+        ),
         _plane("diamond", "load_diamond", "400 narrow Gaussians on a turned square grid", SPLINES),
         DatasetCard(
             name="digits",

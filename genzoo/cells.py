@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genzoo.building import Blueprint, load_reference
+from genzoo.classification import classify
 from genzoo.config import Budget, Reference, TrainSettings
 from genzoo.errors import CapabilityError, GenzooError, NumericsError
 from genzoo.evaluation import Evaluation, evaluate, log_density_grid
@@ -35,6 +36,8 @@ from genzoo.training import Trainer, discard_checkpoints, points_of
 PLANE_SAMPLES, STORED_PLANE_SAMPLES, IMAGE_SAMPLES, TRACES = 10_000, 2_000, 64, 8
 TELL_SECONDS = 0.5
 LEAST_SAMPLES = 4
+LEAST_CLASSIFIED = 100
+"""Points that a conditional model classifies at least, where there are as many."""
 GRID_SAMPLES = 64
 """Most draws a grid node of a density map."""
 PATIENCE = 30.0
@@ -153,6 +156,18 @@ def _run(cell: Cell, record: RunRecord) -> None:
         )
         fill(record, result, seed=wanted.seed)
         arrays = _curves(trainer) | evaluation_arrays(result)
+        if data.spec.classes is not None:
+            # as many answers as the evaluation's, over all classes: it costs what that cost
+            record.classifier = classify(
+                model,
+                data,
+                estimator=wanted.estimator,
+                num_samples=result.num_samples,
+                points=max(LEAST_CLASSIFIED, result.points // data.spec.classes),
+                seed=wanted.seed,
+                split=result.split,
+                max_seconds=wanted.max_seconds or None,
+            ).as_record()
 
         _log(cell.folder, {"stage": SAMPLING})
         arrays |= _samples(model, data, record, registry, cell.plan)

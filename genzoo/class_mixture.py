@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -40,10 +41,7 @@ class ClassMixture(Wrapper):
         """See Wrapper; CapabilityError for p(x) from an answer that has no sum over classes."""
         if condition is not None:
             return inner(x, num_samples, condition).shifted(self.log_prior[condition], "log_class")
-        answers = []
-        for label in range(self.classes):
-            y = torch.full((len(x),), label, dtype=torch.int64, device=x.device)
-            answers.append(inner(x, num_samples, y))
+        answers = each_class(lambda y: inner(x, num_samples, y), self.classes, len(x), x.device)
         kind = answers[0].kind
         if kind not in ("exact", "weights"):
             raise CapabilityError(f"p(x) from p(x given y) needs answers of kind exact or weights; this one is {kind}")
@@ -72,11 +70,7 @@ class ClassMixture(Wrapper):
 
     def count(self, train: Split) -> None:
         """Set pi from the labels of the training split."""
-        _, y = train.batch(torch.arange(len(train)), torch.Generator().manual_seed(0))
-        if y is None:
-            raise CapabilityError("class_mixture needs labels; the training split has none")
-        counts = torch.bincount(y.cpu(), minlength=self.classes).to(torch.float64) + 1
-        self.log_prior.copy_((counts / counts.sum()).log())
+        self.log_prior.copy_(log_frequencies(train, self.classes))
 
     def around(self, inner: GenerativeModel) -> Self:
         """See Wrapper."""
@@ -84,6 +78,22 @@ class ClassMixture(Wrapper):
         copy = type(self)(spec, self.config, inner).to(self.device)
         copy.log_prior.copy_(self.log_prior)
         return copy
+
+
+def each_class(
+    answer: Callable[[Tensor], LogLikelihood], classes: int, n: int, device: torch.device
+) -> list[LogLikelihood]:
+    """What is said of the same n examples under each label."""
+    return [answer(torch.full((n,), label, dtype=torch.int64, device=device)) for label in range(classes)]
+
+
+def log_frequencies(train: Split, classes: int) -> Tensor:
+    """log pi_y `(classes,)` float64 of a split, with one added to each count; CapabilityError without labels."""
+    _, y = train.batch(torch.arange(len(train)), torch.Generator().manual_seed(0))
+    if y is None:
+        raise CapabilityError("counting the classes needs labels; the training split has none")
+    counts = torch.bincount(y.cpu(), minlength=classes).to(torch.float64) + 1
+    return (counts / counts.sum()).log()
 
 
 class ClassMixtureSampler(ClassMixture, ConditionalSampler):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genzoo.class_mixture import ClassMixture, each_class
 from genzoo.errors import CapabilityError, InputError, NumericsError, UnknownNameError
 from genzoo.interface import Estimator, GenerativeModel, derive_seed
 from genzoo.likelihood import Kind, LogLikelihood, term_of
@@ -147,12 +148,12 @@ def evaluate(
     said = mean if refined is None else refined
     done = len(mean.values)
     result = mean.result
-    kl = kl_stderr = kl_quadrature = mass = log_p = None
+    kl = kl_stderr = kl_quadrature = mass = log_p = entropy = None
     if data.truth is not None:
-        log_p = data.truth.log_prob(x[:done].to(torch.float64))
+        log_p, entropy = log_truth(model, data, x[:done], None if condition is None else condition[:done].cpu())
         difference, errors = said.minus(log_p.to(mean.values.device))
         kl, kl_stderr = -difference, errors.stderr
-        if result.kind == "exact":
+        if result.kind == "exact" and model.spec.classes is None:
             kl_quadrature, mass = quadrature(model, data.truth)
     bits = said.mean / (data.spec.dims * math.log(2)) if data.spec.levels is not None else None
     below = kl is not None and kl_stderr is not None and result.kind != "estimate" and kl < -FLOOR_ERRORS * kl_stderr
@@ -166,7 +167,7 @@ def evaluate(
         stderr=said.stderr,
         stderr_data=said.stderr_data,
         stderr_mc=said.stderr_mc,
-        entropy=None if data.truth is None else data.truth.entropy,
+        entropy=entropy,
         kl=kl,
         kl_stderr=kl_stderr,
         kl_quadrature=kl_quadrature,
@@ -229,6 +230,25 @@ def anatomy(result: LogLikelihood) -> dict[str, Tensor]:
     return means
 
 
+def log_truth(model: GenerativeModel, data: Dataset, x: Tensor, y: Tensor | None) -> tuple[Tensor, float]:
+    """The truth's log-density `(N,)` of what `model` speaks of, and the entropy of that, in nats: p(x), p(x given y)
+    for a conditional model, p(x, y) for its class mixture.
+
+    Raises:
+        CapabilityError: a conditional model on data whose classes are not known.
+    """
+    if model.spec.classes is None:
+        assert data.truth is not None
+        return data.truth.log_prob(x.to(torch.float64)), data.truth.entropy
+    if data.labelled is None or y is None:
+        raise CapabilityError(f"{data.name} has no labels with a known density; expected labels=true")
+    log_p = data.labelled.log_prob(x.to(torch.float64)).gather(1, y[:, None])[:, 0]
+    if not isinstance(model, ClassMixture):
+        return log_p, data.labelled.entropy
+    log_prior = data.labelled.log_prior
+    return log_p + log_prior[y], data.labelled.entropy - float((log_prior.exp() * log_prior).sum())
+
+
 def quadrature(model: GenerativeModel, truth: Density, chunk: int = 20_000) -> tuple[float, float]:
     """(KL(p, q), mass of q) on the truth's own nodes, nats; for models whose answer is exact.
 
@@ -267,5 +287,14 @@ def log_density_grid(
 
 def _by_part(model: GenerativeModel, x: Tensor, size: int, num_samples: int = 1, seed: int | None = None) -> Tensor:
     """The bound of each row of `x`, nats, `size` rows at a time, on the CPU."""
-    parts = (model.log_likelihood(part.to(model.device), num_samples, seed) for part in torch.split(x, size))
-    return torch.cat([part.lower.cpu() for part in parts])
+    return torch.cat([_lower(model, part.to(model.device), num_samples, seed).cpu() for part in torch.split(x, size)])
+
+
+def _lower(model: GenerativeModel, x: Tensor, num_samples: int, seed: int | None) -> Tensor:
+    """The bound about p(x) `(N,)`; for a conditional model, of its classes alike, of use for a picture alone."""
+    classes = model.spec.classes
+    if classes is None:
+        return model.log_likelihood(x, num_samples, seed).lower
+    answers = each_class(lambda y: model.log_likelihood(x, num_samples, seed, y), classes, len(x), x.device)
+    joint = torch.stack([answer.lower for answer in answers]).logsumexp(0)
+    return joint if isinstance(model, ClassMixture) else joint - math.log(classes)

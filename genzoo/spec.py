@@ -140,6 +140,22 @@ class Density(Protocol):
         ...
 
 
+class LabelledDensity(Protocol):
+    """A distribution over the plane with labels, whose truth is known."""
+
+    log_prior: Tensor
+    """log p(y) `(classes,)` float64."""
+
+    @property
+    def entropy(self) -> float:
+        """Of x given y, the mean over y, in nats, to 1e-5."""
+        ...
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x given y) `(N, classes)` float64, nats, of `x (N, 2)` under every y."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataProtocol:
     """The data side of a number. Only rows of one protocol are ranked together.
@@ -168,7 +184,8 @@ class DataProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Three splits of one space, the protocol they stand for and, where it is known, the truth."""
+    """Three splits of one space, the protocol they stand for and, where it is known, the truth: p(x), and for labelled
+    data p(x given y)."""
 
     name: str
     spec: DataSpec
@@ -177,3 +194,4 @@ class Dataset:
     valid: Split
     test: Split
     truth: Density | None = None
+    labelled: LabelledDensity | None = None

@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup
 
 from genzoo.records import RunRecord
-from genzoo.report import anatomy, figures, frontier, leagues, tightness
+from genzoo.report import anatomy, classifiers, figures, frontier, leagues, tightness
 from genzoo.report.collect import Entry, Group, Standing, collect
 from genzoo.report.figures import Chart, Curve, Image
 from genzoo.report.leagues import Match
@@ -152,6 +152,7 @@ def _section(
         ("Pairs of models", pair_table(group)),
         ("Bound and cost", frontier.table(group)),
         ("Sample metrics", metrics(group)),
+        ("Classification by Bayes' rule", classifiers.table(group)),
         ("Terms of the bound", terms(group)),
         ("Every bound of each model", tightness.table(group)),
         ("Anatomy of the bound", anatomy.table(group)),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from genzoo.data.toy.rules import gauss_panels
 
 
 class Law(Protocol):
-    """A distribution over the plane."""
+    """A distribution over the plane. One with parts is their equal mixture: centres, rings, branches."""
 
     def draw(self, rng: np.random.Generator, n: int) -> Tensor:
         """`(n, 2)` float64, independent draws."""
@@ -28,6 +28,20 @@ class Law(Protocol):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Normalised log-density `(N,)`, nats, of finite `x (N, 2)` float64."""
+        ...
+
+
+@runtime_checkable
+class Parted(Law, Protocol):
+    """A law that is the equal mixture of parts, which can be told apart."""
+
+    @property
+    def parts(self) -> list[Law]:
+        """p(x given k) for each part k."""
+        ...
+
+    def draw_labelled(self, rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
+        """The same draws as `draw`, and the part that each comes from, `(n,)` int64."""
         ...
 
 
@@ -42,8 +56,16 @@ class Points:
     centres: Tensor
     noise: Noise
 
+    @property
+    def parts(self) -> list[Law]:
+        return [Points(centre[None], self.noise) for centre in self.centres]
+
     def draw(self, rng: np.random.Generator, n: int) -> Tensor:
-        return self.centres[_choice(rng, len(self.centres), n)] + self.noise.draw(rng, n, self.centres.shape[1])
+        return self.draw_labelled(rng, n)[0]
+
+    def draw_labelled(self, rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
+        k = _choice(rng, len(self.centres), n)
+        return self.centres[k] + self.noise.draw(rng, n, self.centres.shape[1]), k
 
     def log_prob(self, x: Tensor) -> Tensor:
         count = len(self.centres)
@@ -61,11 +83,18 @@ class Rings:
     radii: Tensor
     scale: float
 
+    @property
+    def parts(self) -> list[Law]:
+        return [Rings(self.centres[k, None], self.radii[k, None], self.scale) for k in range(len(self.radii))]
+
     def draw(self, rng: np.random.Generator, n: int) -> Tensor:
+        return self.draw_labelled(rng, n)[0]
+
+    def draw_labelled(self, rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
         k = _choice(rng, len(self.radii), n)
         angle = torch.from_numpy(rng.uniform(0, 2 * math.pi, n))
         circle = torch.stack([angle.cos(), angle.sin()], 1) * self.radii[k, None]
-        return self.centres[k] + circle + self.scale * torch.from_numpy(rng.standard_normal((n, 2)))
+        return self.centres[k] + circle + self.scale * torch.from_numpy(rng.standard_normal((n, 2))), k
 
     def log_prob(self, x: Tensor) -> Tensor:
         variance = self.scale**2
@@ -98,13 +127,27 @@ class NoisyCurve:
         log_weights = (weights * self.power * s ** (self.power - 1) / len(points)).log()
         return points.flatten(0, 1), log_weights.repeat(len(points))
 
+    @property
+    def parts(self) -> list[Law]:
+        branches = len(self.curve(torch.zeros(1, dtype=torch.float64)))
+        return [replace(self, curve=partial(_branch, self.curve, k)) for k in range(branches)]
+
     def draw(self, rng: np.random.Generator, n: int) -> Tensor:
+        return self.draw_labelled(rng, n)[0]
+
+    def draw_labelled(self, rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
         points = self.curve(torch.from_numpy(rng.random(n)) ** (1 / self.power))  # (branches, n, 2)
-        return points[_choice(rng, len(points), n), torch.arange(n)] + self.noise.draw(rng, n, 2)
+        k = _choice(rng, len(points), n)
+        return points[k, torch.arange(n)] + self.noise.draw(rng, n, 2), k
 
     def log_prob(self, x: Tensor) -> Tensor:
         centres, log_weights = self._mixture
         return self.noise.log_mixture(x, centres, log_weights)
+
+
+def _branch(curve: Callable[[Tensor], Tensor], k: int, s: Tensor) -> Tensor:
+    """Branch k of a curve, as a curve of one branch."""
+    return curve(s)[k, None]
 
 
 @dataclass(frozen=True, eq=False)

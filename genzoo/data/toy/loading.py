@@ -10,14 +10,17 @@ from genzoo.errors import ConfigError, UnknownNameError
 from genzoo.spec import DataProtocol, Dataset, DataSpec
 
 POINTS = 100_000
+LABELLED = ("moons", "8gaussians", "2spirals", "rings", "circles", "four_circles")
+"""Densities that are mixtures of a few parts, each with a density of its own."""
 
 
-def load(name: str, *, points: int = POINTS) -> Dataset:
+def load(name: str, *, points: int = POINTS, labels: bool = False) -> Dataset:
     """Independent draws: `points` to train (seed 0), a tenth of that to validate (seed 1), 100,000 to test (seed 2).
 
     Args:
         name: a key of `DENSITIES`.
         points: training points, at least 10. The test set does not depend on it.
+        labels: the same points with the part that each comes from, for p(x given y); for densities that have parts.
 
     Raises:
         UnknownNameError: for another name.
@@ -29,15 +32,28 @@ def load(name: str, *, points: int = POINTS) -> Dataset:
         raise ConfigError(f"expected points to be at least 10; got {points}")
     density = DENSITIES[name]
     sizes = (points, points // 10, POINTS)
-    train, valid, test = (TensorSplit(density.sample(n, seed)) for seed, n in enumerate(sizes))
+    if labels and name not in LABELLED:
+        raise ConfigError(f"{name} has no labels; these have: {', '.join(LABELLED)}")
+    drawn = (density.sample_labelled(n, k) if labels else (density.sample(n, k), None) for k, n in enumerate(sizes))
+    train, valid, test = (TensorSplit(x, y) for x, y in drawn)
+    options = ([f"points={points}"] if points != POINTS else []) + (["labels=true"] if labels else [])
     protocol = DataProtocol(
-        dataset=name if points == POINTS else f"{name}[points={points}]",
+        dataset=f"{name}[{','.join(options)}]" if options else name,
         data_hash=fingerprints(train, valid),
         test_hash=test.fingerprint,
         split=f"{'/'.join(map(str, sizes))} i.i.d. by seeds 0, 1, 2",
+        target="p(x given y)" if labels else "p(x)",
     )
+    labelled = density.labelled if labels else None
     return Dataset(
-        name=name, spec=DataSpec((2,)), protocol=protocol, train=train, valid=valid, test=test, truth=density
+        name=f"{name}[labels=true]" if labels else name,
+        spec=DataSpec((2,), classes=None if labelled is None else len(labelled.log_prior)),
+        protocol=protocol,
+        train=train,
+        valid=valid,
+        test=test,
+        truth=density,
+        labelled=labelled,
     )
 
 

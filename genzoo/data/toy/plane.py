@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from genzoo.data.toy.laws import Law
+from genzoo.data.toy.laws import Law, Parted
 from genzoo.data.toy.rules import Rule
 from genzoo.errors import InputError
 
@@ -54,6 +54,21 @@ class PlaneDensity:
         """`(n, 2)` float32, independent draws by numpy's PCG64 from `seed`."""
         return self.law.draw(np.random.Generator(np.random.PCG64(seed)), n).float()
 
+    def sample_labelled(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The points of `sample`, and the part of the law that each comes from, `(n,)` int64."""
+        x, y = self._parted.draw_labelled(np.random.Generator(np.random.PCG64(seed)), n)
+        return x.float(), y
+
+    @cached_property
+    def labelled(self) -> LabelledPlane:
+        """With the part as label."""
+        return LabelledPlane(self, [replace(self, law=part) for part in self._parted.parts])
+
+    @property
+    def _parted(self) -> Parted:
+        assert isinstance(self.law, Parted)
+        return self.law
+
     def quadrature(self) -> tuple[Tensor, Tensor]:
         """Nodes `(M, 2)` and weights `(M,)`, float64, over `bounds`; made once. p integrates to 1 within 1e-5."""
         return self._nodes
@@ -61,3 +76,22 @@ class PlaneDensity:
     @cached_property
     def _nodes(self) -> Rule:
         return self.rule()
+
+
+class LabelledPlane:
+    """A `genzoo.spec.LabelledDensity`: the parts of a density, all equally likely."""
+
+    def __init__(self, whole: PlaneDensity, parts: list[PlaneDensity]) -> None:
+        self.whole, self.parts = whole, parts
+        self.log_prior = torch.full((len(parts),), -math.log(len(parts)), dtype=torch.float64)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """See LabelledDensity."""
+        return torch.stack([part.log_prob(x) for part in self.parts], 1)
+
+    @cached_property
+    def entropy(self) -> float:
+        """See LabelledDensity; by the whole density's quadrature."""
+        nodes, weights = self.whole.quadrature()
+        log_p = self.log_prob(nodes)
+        return float((weights[:, None] * self.log_prior.exp() * torch.special.entr(log_p.exp())).sum())
