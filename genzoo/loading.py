@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import pluggy
 
@@ -215,25 +215,54 @@ def _is_taken(name: str, path: str) -> bool:
     return origin is None or os.path.realpath(origin) != path
 
 
+class _Watch:
+    """Names on stderr the plugin that is loading for long: one thread for all of them, which ends when none is."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loading: list[tuple[Origin, float, TextIO]] = []  # one inside the other, should a plugin load plugins
+        self._watched = False
+
+    def begin(self, origin: Origin) -> None:
+        with self._lock:
+            self._loading.append((origin, time.monotonic() + PATIENCE, sys.stderr))
+            if not self._watched:
+                self._watched = True
+                threading.Thread(target=self._watch, args=(PATIENCE,), daemon=True).start()
+
+    def end(self) -> None:
+        with self._lock:
+            self._loading.pop()
+
+    def _watch(self, patience: float) -> None:
+        told = None
+        while True:
+            time.sleep(patience / 5)
+            with self._lock:
+                if not self._loading:
+                    self._watched = False
+                    return
+                origin, end, stderr = entry = self._loading[-1]
+            if time.monotonic() >= end and entry is not told:
+                told = entry
+                words = f"still loading plugin {origin} after {patience:g} s: interrupt, and remove it, if it hangs"
+                stderr.write(f"genzoo: warning: {words}\n")
+                stderr.flush()
+
+
+_watch = _Watch()
+
+
 @contextlib.contextmanager
 def _named(origin: Origin) -> Iterator[None]:
     """Name the plugin on stderr when loading it takes long, and in an interrupt: one that hangs cannot say itself."""
-    stderr = sys.stderr
-
-    def tell() -> None:
-        words = f"still loading plugin {origin} after {PATIENCE:g} s: interrupt, and remove it, if it hangs"
-        stderr.write(f"genzoo: warning: {words}\n")
-        stderr.flush()
-
-    timer = threading.Timer(PATIENCE, tell)
-    timer.daemon = True
-    timer.start()
+    _watch.begin(origin)
     try:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"while loading plugin {origin}") from None
     finally:
-        timer.cancel()
+        _watch.end()
 
 
 def load_source(source: Source) -> PluginLoad:
