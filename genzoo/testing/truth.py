@@ -23,6 +23,9 @@ ROUNDING = 1e-3
 TOP, TOP_DRAWS = 60, 128
 """Of a discrete space: states that are cells of their own, and the draws spent on each, since they hold most mass. The
 rest fall into cells by the sum of their codes."""
+HEAVY = 0.25
+"""Relative variance of a frequent state's mass beyond which the weights' tail is so heavy that their sample variance,
+and with it the law of the statistic, means nothing: four effective draws."""
 BOUND_TOP, BOUND_DRAWS = 200, 32
 """Of a discrete space: the states at which a bound is asked, and the draws spent on each."""
 AGREE, AGREE_LEAST = 200, 8
@@ -178,6 +181,9 @@ def samples_match(subject: Subject, problem: str) -> None:
     else:
         cell_of = TOP + domain(subject, trained)[0].flatten(1).sum(1, dtype=torch.int64)
         often = frequent(trained, TOP)
+        worst = 0.0 if result.kind == "exact" or result.variance is None else float(result.variance[often].max())
+        if worst > HEAVY:
+            raise CheckSkipped(f"of a frequent state, {TOP_DRAWS} weights are worth {1 / worst:.0f}: too few to tell")
         cell_of[often] = torch.arange(len(often))
         cells, drawn = cell_of, cell_of[node_of(trained, samples, labels)]
     bound = result.kind == "lower_bound"
