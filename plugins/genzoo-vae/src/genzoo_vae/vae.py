@@ -6,7 +6,8 @@
 
 x data (B, *event_shape), z latent (K, B, d), K draws. p(x given z) is a head of `genzoo.heads`, p(z) is N(0, I) or a
 learned mixture (`genzoo_vae.prior`); all values in nats. The evaluation, `log_likelihood`, is IWAE_K; the estimator
-`elbo` is the ELBO, with its KL in closed form where the prior has one.
+`elbo` is the ELBO, with its KL in closed form where the prior has one. Tighter ones, `refined` and `ais`, are the
+host's (`genzoo.latent`), for which this model gives p(x, z) and q.
 
 Real vectors of few dimensions have defaults of their own (mixture, full covariances, identity skips): their densities
 have separate thin parts. `vae[prior=normal,train_samples=1,skip=false,head=gaussian]` is the classic model there too.
