@@ -63,13 +63,17 @@ def stratified(rng: Generator, *, spread: float = 1.5, shared: float = 0.0) -> C
     """One draw an example in each of R randomisations, u_i in its own stratum of (0, 1); integrand exp(2u), whose scale
     differs between examples, so that strata remove most of the noise and not all."""
     t = spread * rng.standard_normal(N)
+    return of(randomised(rng, t, shared), t.mean(), 0.0)
+
+
+def randomised(rng: Generator, t: Values, shared: float = 0.0) -> MeanResult:
+    """R randomisations of stratified draws around `t (N,)`."""
     scale = 1 + 0.5 * np.tanh(rng.standard_normal(N))
     strata = np.stack([rng.permutation(N) for _ in range(R)])
     u = (strata + rng.random((R, N))) / N
     values = t + scale * (np.exp(2 * u) - math.expm1(2) / 2) + shared * rng.standard_normal()
     offset = torch.tensor(shared**2, dtype=torch.float64)
-    made = MeanResult.of_replicates(torch.from_numpy(values), kind="lower_bound", num_samples=R, shared_variance=offset)
-    return of(made, t.mean(), 0.0)
+    return MeanResult.of_replicates(torch.from_numpy(values), kind="lower_bound", num_samples=R, shared_variance=offset)
 
 
 def gamma_gap(shape: float, k: int) -> float:
@@ -116,10 +120,10 @@ class Held(CellFolder):
     """A cell whose arrays are in memory."""
 
     def arrays(self) -> dict[str, Values]:
-        return {"index": np.arange(len(HELD[self.path])), "lower": HELD[self.path]}
+        return HELD[self.path]
 
 
-HELD: dict[Path, Values] = {}
+HELD: dict[Path, dict[str, Values]] = {}
 
 
 def standing_of(name: str, values: Values) -> Standing:
@@ -127,7 +131,7 @@ def standing_of(name: str, values: Values) -> Standing:
     entries = []
     for seed, lower in enumerate(values):
         path = Path(f"{name}-{seed}")
-        HELD[path] = lower
+        HELD[path] = {"index": np.arange(len(lower)), "lower": lower}
         record = RunRecord(cell=path.name, status="ok", model=name, label=name, dataset="d", seed=seed, kind="exact")
         found: Errors = errors(torch.from_numpy(lower), torch.zeros(len(lower)), torch.zeros(()))
         record.nll, record.stderr, record.stderr_data = -float(lower.mean()), found.stderr, found.stderr_data
@@ -148,6 +152,24 @@ def over_seeds(rng: Generator, *, seeds: int = 3, spread: float = 0.2) -> Covers
         "points": inside(row.interval(LEVEL), -float(t.mean())),
         "population": inside(row.interval(LEVEL, population=True), 0.0),
     }
+
+
+def stratified_difference(rng: Generator, *, spread: float = 0.3) -> Covers:
+    """The paired difference of two checkpoints whose draws are stratified over the points: the noise of each value is
+    far larger than that of the mean."""
+    t = 3 * rng.standard_normal(N)
+    sides = []
+    for name, level in (("a", 0.7), ("b", 0.0)):
+        made = randomised(rng, t + level + spread * rng.standard_normal(N))
+        side = standing_of(name, made.values.numpy()[None])
+        entry = side.entries[0]
+        assert made.result.variance is not None
+        HELD[entry.folder.path]["variance"] = made.result.variance.numpy()
+        entry.record.stderr_mc = made.stderr_mc
+        sides.append(side)
+    found = compare(*sides)
+    assert found is not None
+    return {"population": abs(found.nats - 0.7) < student.quantile(LEVEL, found.dof) * found.stderr}
 
 
 def difference(rng: Generator, *, seeds: tuple[int, int], spreads: tuple[float, float] = (0.2, 0.2)) -> Covers:
@@ -180,6 +202,7 @@ CASES: dict[str, Callable[[Generator], Covers]] = {
     "three seeds": over_seeds,
     "five seeds, seeds dominate": lambda rng: over_seeds(rng, seeds=5, spread=2.0),
     "difference of two checkpoints": lambda rng: difference(rng, seeds=(1, 1)),
+    "difference of two checkpoints, stratified draws": stratified_difference,
     "difference of two methods, 3 and 3 seeds": lambda rng: difference(rng, seeds=(3, 3)),
     "difference of two methods, 3 and 5 seeds, unequal": lambda rng: difference(rng, seeds=(3, 5), spreads=(0.1, 0.5)),
 }

@@ -23,6 +23,7 @@ import scipy.stats
 
 from genzoo import student
 from genzoo.report import pairs
+from genzoo.report.collect import Entry
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
 REPEATS = 250
@@ -61,6 +62,13 @@ def test_an_interval_of_another_width_would_be_seen(name: str, scale: float, mon
     monkeypatch.setattr(student, "quantile", lambda level, dof: scale * honest(level, dof))
     for share in BENCHMARK.coverage(BENCHMARK.CASES[name], REPEATS, seed=1).values():
         assert not LEAST <= share * REPEATS <= MOST
+
+
+def test_what_stratified_draws_spare_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: with their values' noise as if independent, the interval of a difference covers always."""
+    monkeypatch.setattr(Entry, "spared_variance", 0.0)
+    case = BENCHMARK.CASES["difference of two checkpoints, stratified draws"]
+    assert BENCHMARK.coverage(case, REPEATS, seed=1)["population"] * REPEATS > MOST
 
 
 def test_the_receipt_is_whole_and_within() -> None:

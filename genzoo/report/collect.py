@@ -72,10 +72,20 @@ class Entry:
     @property
     def shared_variance(self) -> float:
         """Variance of an error common to all points, such as that of log Z: stderr_mc^2 - sum v_i / n^2."""
-        variance = self.arrays.get("variance")
-        if variance is None or self.record.stderr_mc is None or not len(variance):
+        return max(0.0, self._excess)
+
+    @property
+    def spared_variance(self) -> float:
+        """By how much draws stratified over the points make stderr_mc^2 smaller than sum v_i / n^2; 0 for others."""
+        return max(0.0, -self._excess)
+
+    @property
+    def _excess(self) -> float:
+        variance, mc = self.arrays.get("variance"), self.record.stderr_mc
+        if variance is None or mc is None or not len(variance):
             return 0.0
-        return float(max(0.0, self.record.stderr_mc**2 - variance.sum() / len(variance) ** 2))
+        alone = float(variance.sum()) / len(variance) ** 2
+        return 0.0 if math.isclose(mc**2, alone, rel_tol=1e-9) else mc**2 - alone
 
     @property
     def state(self) -> State:

@@ -120,12 +120,12 @@ class Chart:
     y_ticks: tuple[tuple[float, str], ...]
     x_label: str
     alt: str
-    width: int = 400
-    height: int = 260
-    left: int = 60
-    right: int = 388
+    width: int = 320
+    height: int = 220
+    left: int = 56
+    right: int = 290
     top: int = 12
-    bottom: int = 212
+    bottom: int = 176
 
 
 def drawings(group: Group, colours: dict[str, int]) -> list[Chart]:

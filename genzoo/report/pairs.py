@@ -4,6 +4,9 @@ For two models with per-point values a_i, b_i (means over their seeds), d_i = a_
 
     difference = mean d_i,    stderr^2 = s_d^2 / n + shared_a + shared_b
 
+s_d holds the Monte Carlo noise of each value as if independent; draws stratified over the points make that of the mean
+smaller, and what they spare is taken off, down to the Monte Carlo error itself.
+
 With two seeds or more on both sides the error is that over seeds instead, s_a^2/S_a + s_b^2/S_b with the degrees of
 freedom of Welch and Satterthwaite: it speaks of the methods, the former of these checkpoints only.
 
@@ -29,6 +32,8 @@ from genzoo.report.numbers import NONE, count, decimals, fixed
 from genzoo.report.table import Column, Row, Table
 from genzoo.text import plain
 
+RANDOMISATIONS = 8
+"""Fewest independent randomisations that the error of stratified draws rests on (means.py)."""
 ALPHA = 0.05
 """Chance that, of models that are all equal, any two are told apart."""
 
@@ -103,7 +108,16 @@ def compare(better: Standing, worse: Standing) -> Difference | None:
         parts = [(error**2, len(side) - 1.0) for error, side in zip(errors, sides, strict=True) if error is not None]
     else:
         parts = [(float(paired.var(ddof=1)) / n, n - 1.0)]
-        parts += [(e.shared_variance / len(s.entries) ** 2, math.inf) for s in (better, worse) for e in s.entries]
+        each = [(e, len(s.entries) ** 2) for s in (better, worse) for e in s.entries]
+        spared = [(e, squared) for e, squared in each if e.spared_variance and e.points and len(e.points[0]) == n]
+        if spared:
+            noise = [(e.record.stderr_mc or 0.0) ** 2 / squared for e, squared in spared]
+            square = parts[0][0]
+            left = square - math.fsum(e.spared_variance / squared for e, squared in spared) - math.fsum(noise)
+            share = max(0.0, left) / square if square else 0.0
+            own = max(RANDOMISATIONS - 1.0, (n - 1) * share**2)  # as in means.py
+            parts = [(max(0.0, left), own), *((variance, RANDOMISATIONS - 1.0) for variance in noise)]
+        parts += [(e.shared_variance / squared, math.inf) for e, squared in each]
     stderr = math.sqrt(math.fsum(variance for variance, _ in parts))
     return Difference(float(paired.mean()), stderr, n, student.degrees(parts), over_seeds)
 
