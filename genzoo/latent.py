@@ -136,7 +136,7 @@ class RefinedELBO(Estimator):
         self.steps = steps
         self.draws = draws
         self.learning_rate = learning_rate
-        self.calls = steps * draws
+        self.calls = max(1, steps * draws)
         self.name = f"refined[steps={steps}]"
 
     def log_likelihood(

@@ -22,7 +22,10 @@ from genzoo.data.splits import TensorSplit
 from genzoo.data.toy.catalogue import DENSITIES
 from genzoo.latent import AnnealedImportance, RefinedELBO
 from genzoo.likelihood import LogLikelihood
+from genzoo.registry import load_registry
 from genzoo.spec import Batch, DataSpec
+from genzoo.testing.subject import CheckFailed, ModelSubject
+from genzoo.testing.truth import estimators_agree
 
 POINTS, STEPS = 200, 400
 
@@ -158,6 +161,15 @@ def test_joint_density_is_that_of_the_weights(case: Case) -> None:
         joint = case.model.log_joint(case.x, z.double(), None)
         torch.testing.assert_close(joint - law.log_prob(z.double()), own, atol=1e-4, rtol=1e-5)
         assert not torch.allclose(1.01 * joint - law.log_prob(z.double()), own, atol=1e-4, rtol=1e-5)
+
+
+def test_the_kit_holds_the_pieces_to_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the adapter of the plane; a joint density without its prior is caught."""
+    subject = ModelSubject(load_registry(), "vae")
+    estimators_agree(subject, "plane")
+    monkeypatch.setattr(VAE, "log_joint", lambda self, x, z, y: self.head.log_prob(self.decode(z.float(), y), x))
+    with pytest.raises(CheckFailed, match="iwae and log_joint have one expectation"):
+        estimators_agree(subject, "plane")
 
 
 def test_pairs_are_the_samples() -> None:
