@@ -70,7 +70,7 @@ def read_npz(file: BinaryIO, size: int, names: Collection[str] | None = None) ->
                         dtype, shape, order, _ = _header(stream, info.file_size)
                         made[name] = _array(stream, dtype, shape, order)
                 except (ValueError, zipfile.BadZipFile) as cause:
-                    raise ValueError(f"{name}: {cause}") from None
+                    raise ValueError(f"{name[:80]}: {str(cause)[:300]}") from None
     return list(members), made
 
 
@@ -81,7 +81,7 @@ def _archive(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
             yield archive
     # What zipfile was seen to raise for damaged archives, by flipping bytes.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError) as cause:
-        raise ValueError(f"the archive is broken: {cause}") from cause
+        raise ValueError(f"the archive is broken: {str(cause)[:300]}") from cause
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:

@@ -14,8 +14,8 @@ from typing import BinaryIO
 UNPACKED_FREE = 64 * 2**20
 """Bytes that any file may unpack to: constant arrays are a thousandth of their size when compressed, and small."""
 
-UNPACKED_RATIO = 200
-"""Beyond that, how often a file's own size: images reach 20, sparse counts 100; deflate's bombs reach 1,032."""
+UNPACKED_RATIO = 100
+"""Beyond that, how often a file's own size: images reach 20, and sparse ones 60; deflate's bombs reach 1,032."""
 
 
 class NotRegularError(OSError):

@@ -183,7 +183,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: py
     write_arrays(tmp_path / "bomb.npz", {"x": np.zeros(1_000_000)})
     size = (tmp_path / "bomb.npz").stat().st_size
     assert size < 10_000
-    words = rf"bomb.npz .*it unpacks to 8,000,128 bytes, from {size:,}; at most {200 * size:,} are read"
+    words = rf"bomb.npz .*it unpacks to 8,000,128 bytes, from {size:,}; at most {100 * size:,} are read"
     with pytest.raises(RunError, match=words):
         read_arrays(tmp_path / "bomb.npz")
 

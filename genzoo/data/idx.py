@@ -6,7 +6,6 @@ Nothing that a file says of itself is believed until it agrees with the number o
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import os
 import zlib
@@ -30,14 +29,15 @@ Reader = Callable[[int], bytes]
 
 
 def read_idx(path: Path, limit: int = LIMIT) -> NDArray[Any]:
-    """The array in an IDX file, gzipped or not, read-only. Raises DataError that names the file.
+    """The array in an IDX file, gzipped or not. Raises DataError that names the file.
 
     The header is read first: of what follows, no more is unpacked than it promises and a byte, which there must not be.
     """
     with _unpacked(path, limit) as (read, most):
-        content = _up_to(read, 4)
-        content += _up_to(read, _header_size(content, path) - 4)
-        content += _up_to(read, min(_promised(content, path)[2], most) + 1 - len(content))
+        content = bytearray()
+        _read_to(4, content, read)
+        _read_to(_header_size(content, path), content, read)
+        _read_to(min(_promised(content, path)[2], most) + 1, content, read)
     _check_size(len(content), most, path)
     return parse_idx(content, path)
 
@@ -45,9 +45,10 @@ def read_idx(path: Path, limit: int = LIMIT) -> NDArray[Any]:
 def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
     """Content of `path`, unpacked if it is gzip, at most `limit` bytes. Raises DataError for more, or if broken."""
     with _unpacked(path, limit) as (read, most):
-        content = _up_to(read, most + 1)
+        content = bytearray()
+        _read_to(most + 1, content, read)
     _check_size(len(content), most, path)
-    return content
+    return bytes(content)
 
 
 def _check_size(size: int, most: int, path: Path) -> None:
@@ -69,15 +70,13 @@ def _unpacked(path: Path, limit: int) -> Iterator[tuple[Reader, int]]:
         raise DataError(f"cannot read {path}: {words}; {_AGAIN}") from cause
 
 
-def _up_to(read: Reader, size: int) -> bytes:
-    """So many bytes, or all that there are."""
-    content = io.BytesIO()
-    while content.tell() < size and (piece := read(min(PIECE, size - content.tell()))):
-        content.write(piece)
-    return content.getvalue()
+def _read_to(size: int, content: bytearray, read: Reader) -> None:
+    """Fill `content` up to so many bytes, or with all that there are; in place, since a copy would be as large."""
+    while len(content) < size and (piece := read(min(PIECE, size - len(content)))):
+        content += piece
 
 
-def parse_idx(content: bytes, name: Path | str) -> NDArray[Any]:
+def parse_idx(content: bytes | bytearray, name: Path | str) -> NDArray[Any]:
     """The array that `content` holds, as a view of it. Raises DataError where header and length disagree."""
     start = _header_size(content, name)
     dtype, shape, promised = _promised(content, name)
@@ -89,14 +88,14 @@ def parse_idx(content: bytes, name: Path | str) -> NDArray[Any]:
     return np.frombuffer(content, dtype, offset=start).reshape(shape)
 
 
-def _header_size(content: bytes, name: Path | str) -> int:
+def _header_size(content: bytes | bytearray, name: Path | str) -> int:
     """Bytes before the values, from the first four."""
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _TYPES or content[3] == 0:
         raise DataError(f"{name} is not an IDX file: it starts with {content[:4].hex(' ') or 'nothing'}; {_AGAIN}")
     return 4 + 4 * content[3]
 
 
-def _promised(content: bytes, name: Path | str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+def _promised(content: bytes | bytearray, name: Path | str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """dtype and shape of the values, and the length of the file that holds them, from a header."""
     dtype, start = np.dtype(_TYPES[content[2]]), _header_size(content, name)
     if len(content) < start:
