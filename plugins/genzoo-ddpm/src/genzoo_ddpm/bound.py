@@ -20,10 +20,16 @@ from genzoo_ddpm.terms import Terms
 if TYPE_CHECKING:
     from genzoo_ddpm.diffusion import Diffusion
 
-PILOT_ROWS, PILOT_IMAGES = 1 << 14, 1 << 10
-"""Pairs of example and index in the pilot of an estimator, two network calls each, for vectors and for images."""
+PILOT_VECTORS, PILOT_IMAGES = 64, 4
+"""Pairs of example and index in the pilot of an estimator, for each index, two network calls each."""
 
-DECODER_ROWS = 1 << 10
+PILOT_NUMBERS = 1 << 23
+"""Most numbers in one of a pilot's arrays."""
+
+PILOT_EXAMPLES = 10_000
+"""Validation examples behind it, at most."""
+
+DECODER_PAIRS = 1 << 10
 """Further pairs for the decoder of real data, where most of the variance is |eps|^2's: a slope must be known well."""
 
 
@@ -148,12 +154,12 @@ def answer(
 def pilot(terms: Terms, valid: Split) -> Allocation:
     """An allocation fitted to terms of validation data at every index; draws from the global RNG."""
     model = terms.model
-    images = model.network.rows < 1000
-    z, labels = model._encoded(*subset(valid, PILOT_IMAGES if images else PILOT_ROWS, model.device))
-    index = torch.arange(terms.first, terms.count, device=z.device)
-    index = index.repeat(max(2, (PILOT_IMAGES if images else PILOT_ROWS) // len(index)))
+    z, labels = model._encoded(*subset(valid, PILOT_EXAMPLES, model.device))
+    pairs = PILOT_VECTORS if model.network.rows > 1000 else PILOT_IMAGES
+    pairs = max(2, min(pairs, PILOT_NUMBERS // (terms.count * z.shape[1])))
+    index = torch.arange(terms.first, terms.count, device=z.device).repeat(pairs)
     if terms.first == 0:
-        index = torch.cat([index, index.new_zeros(DECODER_ROWS)])
+        index = torch.cat([index, index.new_zeros(DECODER_PAIRS)])
     rows = torch.randint(len(z), (len(index),), device=z.device)
     eps = torch.randn(len(index), z.shape[1], dtype=z.dtype, device=z.device)
     place = torch.rand(len(index), dtype=torch.float64, device=z.device)

@@ -27,7 +27,7 @@ from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
 from genzoo.spec import DataSpec, Split
 from genzoo_ddpm.allocation import Allocation
-from genzoo_ddpm.bound import drawn_bound, subset
+from genzoo_ddpm.bound import PILOT_NUMBERS, drawn_bound, subset
 from genzoo_ddpm.decoders import GaussianDecoder, LevelsDecoder
 from genzoo_ddpm.estimators import estimators_of
 from genzoo_ddpm.given import draw_given
@@ -45,9 +45,6 @@ FIT_EXAMPLES = 50_000
 
 PILOT_ROWS, PILOT_IMAGES = 1 << 17, 1 << 10
 """Pairs of example and step that fit variances and allocation, two network calls each: some seconds on one core."""
-
-PILOT_NUMBERS = 1 << 23
-"""Most numbers in one of the pilot's arrays."""
 
 
 class Diffusion(GradientModel, ConditionalSampler):

@@ -8,6 +8,8 @@ uniform, so that every value is unbiased, and together they are evener than inde
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,8 +48,8 @@ class StratifiedBound(StratifiedEstimator):
             self.allocation = pilot(self.terms, valid)
 
     def draws(self, n: int, num_samples: int) -> int:
-        """See StratifiedEstimator. Sobol's sequence is evenest at powers of two."""
-        return 1 << (super().draws(n, num_samples).bit_length() - 1)
+        """See StratifiedEstimator; the nearest power of two, where Sobol's sequence is evenest."""
+        return int(2 ** round(math.log2(super().draws(n, num_samples))))
 
     def log_likelihood(
         self, x: Tensor, num_samples: int = 1, seed: int | None = None, condition: Tensor | None = None
