@@ -301,7 +301,7 @@ def test_over_seeds_the_error_is_that_of_the_seeds(tmp_path: Path) -> None:
     errors = [standing.summary.stderr or 0 for standing in group.standings]
     assert made.stderr == pytest.approx(math.hypot(*errors), rel=1e-9)
     assert 1 <= made.dof <= 2
-    assert "error over 2 and 2 seeds" in verdict(group).details[0]
+    assert "(error over 2 and 2 seeds: of the methods, on these 1,000 points)" in verdict(group).details[0]
 
 
 def test_ranks_use_the_points_in_common(tmp_path: Path) -> None:

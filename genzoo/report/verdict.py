@@ -66,7 +66,7 @@ def _distance(first: Standing, second: Standing, pair: Pair) -> str:
     difference = pair.difference
     amount = f"{with_error(difference.nats, difference.stderr)} nats"
     if difference.over_seeds:
-        seeds = f"{len(first.entries)} and {len(second.entries)} seeds"
-        return f"{second.label} is {amount} behind (error over {seeds}, on these {count(difference.points)} points)."
+        seeds, n = f"{len(first.entries)} and {len(second.entries)} seeds", count(difference.points)
+        return f"{second.label} is {amount} behind (error over {seeds}: of the methods, on these {n} points)."
     basis = f"paired over {count(difference.points)} points in common; of these checkpoints, not of the methods"
     return f"{second.label} is {amount} behind ({basis})."
