@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := passive
 STAMP := $(VENV)/.stamp
 
-.PHONY: bench test test-long ci lint toys mnist tables mutants calibrate checks check-full clean
+.PHONY: bench test test-long ci lint toys mnist tables mutants calibrate checks check-full fuzz torture clean
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,8 @@ test-long: $(STAMP)
 ## ci: the small shares that issues ask of CI, beyond the tests
 ci: $(STAMP)
 	$(BIN)/genzoo doctor --strict-plugins
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/torture.py --kills 6 --no-receipt
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --seconds 30
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -61,6 +63,14 @@ calibrate: $(STAMP)
 check-full: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/genzoo check gaussian flow vae hvae ddpm ddim pyro_vae pyro_mixture --level full --json \
 		> benchmarks/results/check_full.json
+
+## fuzz: a million hostile inputs to the parsers of files that strangers hand over (ten minutes on two cores)
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py
+
+## torture: a bench killed 50 times and resumed, against an untouched one (under ten minutes)
+torture: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/torture.py
 
 ## checks: write CHECKS.md from the kit
 checks: $(STAMP)

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from genzoo.api import cell_dataset
-from genzoo.cells import fill
+from genzoo.cells import PATIENCE, fill
 from genzoo.errors import CapabilityError
 from genzoo.evaluation import Evaluation, estimator_key, evaluate, make_estimator
 from genzoo.interface import GenerativeModel
+from genzoo.locking import locked
 from genzoo.means import errors
 from genzoo.records import CellFolder, finite, write_json
 
@@ -83,17 +84,19 @@ def read_again(
         points=points,
         seed=used_seed,
         split=record.split,
+        batch_size=stored.get("batch_size"),
         max_seconds=max_seconds,
         refine=refine,
     )
     if append:
         fresh = replace(record, notes=[])
         fill(fresh, result, seed=used_seed)
-        readings = cell.readings()
         values = asdict(fresh)
-        reading = {key: values[key] for key in READING_KEYS} | {"reading": len(readings) + 2}
-        reading["paired"] = paired(cell, result)
-        write_json(cell.path / "readings.json", finite([*readings, reading]))
+        reading = {key: values[key] for key in READING_KEYS} | {"paired": paired(cell, result)}
+        with locked(cell.path, PATIENCE):  # two readings at once: the second must count the first
+            readings = cell.readings()
+            reading["reading"] = len(readings) + 2
+            write_json(cell.path / "readings.json", finite([*readings, reading]))
     return result
 
 

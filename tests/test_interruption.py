@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from genzoo import bench, liveness
+from genzoo import api, bench, liveness, readings
 from genzoo.cells import last_progress, run_cell
 from genzoo.cli import main
 from genzoo.errors import WorkerDied, WorkerHung
@@ -362,9 +362,30 @@ def test_an_evaluation_that_does_not_fit_is_halved_and_the_record_says_so(
     assert "batch_size" not in large.evaluation
     assert large.notes == []
     assert (large.samples, small.samples) == (16, None)
-    from genzoo import api
-
     cell = next(cell for cell in find_cells(tmp_path / "run") if "fits" in cell.record.label)
     data = api.cell_dataset(cell)
     again = evaluate(api.load_cell(cell, brittle), data, points=100, batch_size=6)
     assert (again.nll, again.batch_size, again.first_batch_size) == (small.nll, 6, 6)
+    read = readings.read_again(cell, api.load_cell(cell, brittle), plugins=brittle)
+    assert (read.nll, read.batch_size) == (small.nll, 6)
+
+
+def test_readings_at_once_are_all_counted(
+    tiny: Path, tmp_path: Path, inline: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for the other between the reading of the list and its writing."""
+    bench.run(plan_of(("gaussian",), tiny / "points.npz"), tmp_path, executor=inline)
+    (cell,) = find_cells(tmp_path)
+    model = api.load_cell(cell)
+    write = readings.write_json
+
+    def slow(path: Path, value: Any) -> None:
+        time.sleep(0.1)
+        write(path, value)
+
+    monkeypatch.setattr(readings, "write_json", slow)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda seed: readings.read_again(cell, model, seed=seed), range(4)))
+    found = cell.readings()
+    assert [reading["reading"] for reading in found] == [2, 3, 4, 5]
+    assert sorted(reading["evaluation"]["seed"] for reading in found) == [0, 1, 2, 3]
