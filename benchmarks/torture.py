@@ -61,8 +61,8 @@ MODELS = (
     "ddpm[steps=8,width=16,blocks=1]",
     "pyro_mixture[components=2]",
 )
-OF_THE_MOMENT = {"seconds_train", "seconds_eval", "seconds_sample", "started", "commit"}
-"""What may differ: seconds, time stamps, and the commit of a checkout that moves under a long run."""
+OF_THE_MOMENT = {"started", "commit"}
+"""What may differ beside seconds: time stamps, and the commit of a checkout that moves under a long run."""
 
 
 @dataclass(frozen=True)
@@ -269,11 +269,18 @@ def results(run: Path) -> dict[str, dict[str, Any]]:
     """Of each cell all that lasts: its record, arrays and weights, but for seconds and time stamps."""
     found: dict[str, dict[str, Any]] = {}
     for cell in find_cells(run):
-        lasting = {f"record {key}": value for key, value in asdict(cell.record).items() if key not in OF_THE_MOMENT}
+        lasting = {f"record {key}": value for key, value in _lasting(asdict(cell.record)).items()}
         arrays = {f"array {key}": value for key, value in cell.arrays().items() if not key.endswith("_seconds")}
         weights = cell.path / "model.safetensors"
         found[cell.path.name] = lasting | arrays | {"weights": weights.read_bytes() if weights.exists() else b""}
     return found
+
+
+def _lasting(value: Any) -> Any:
+    """The same tree without what is of the moment."""
+    if not isinstance(value, dict):
+        return value
+    return {k: _lasting(v) for k, v in value.items() if k not in OF_THE_MOMENT and not k.startswith("seconds")}
 
 
 def differences(run: Path, untouched: Path) -> Iterator[str]:
