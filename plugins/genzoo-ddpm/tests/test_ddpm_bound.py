@@ -162,7 +162,8 @@ def test_drawn_steps_agree_with_the_full_sum(trained: tuple[Diffusion, Tensor, T
     assert set(drawn.terms) == {"prior", "diffusion", "decoder"}
     for result in (drawn, full):
         torch.testing.assert_close(sum(result.terms.values(), torch.zeros(len(test))).double(), result.lower)
-    assert full.arrays["steps"].shape == (len(test), 64)
+    assert full.arrays["diffusion_per_step"].shape == (len(test), 63)
+    torch.testing.assert_close(full.anatomy()["diffusion_per_step"].sum(1), full.terms["diffusion"])
     # twin: the diffusion terms 1 % too large (about -5 nats)
     wrong = drawn.lower + 0.01 * drawn.terms["diffusion"]
     assert abs(float(wrong.mean() - full.lower.mean())) > 0.02

@@ -85,7 +85,8 @@ def test_mean_is_without_bias_with_an_honest_error_when_it_stops_by_itself(train
     assert float(means.std()) / stated == pytest.approx(1.0, abs=0.4)
     assert stated < 1.2 * 0.05
     assert {result.stratified for result in results} == {True}
-    assert all(0.9 < (result.calls or 0) / (2 * result.num_samples * 1024) < 1.1 for result in results)
+    # eight nets or more of the power of two nearest to an eighth of the draws
+    assert all(0.9 < (result.calls or 0) / (2 * result.num_samples * 1024) < 1.45 for result in results)
 
 
 def test_adapters_pass_the_mean_on(trained: Trained) -> None:

@@ -43,7 +43,7 @@ def drawn_bound(terms: Terms, allocation: Allocation, z: Tensor, labels: Tensor,
 
 
 def full_bound(terms: Terms, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
-    """The sum over all indices, `num_samples` noises each; `arrays["steps"] (B, T)` holds each index' own term."""
+    """The sum over all indices, `num_samples` noises each; the array `diffusion_per_step` is `(B, T - 1)`."""
     return in_parts(lambda *part: _full_bound(terms, *part), z, labels, num_samples)
 
 
@@ -129,7 +129,7 @@ def _full_bound(terms: Terms, z: Tensor, labels: Tensor, num_samples: int) -> Lo
         if num_samples > 1:
             variance += values.var(0) / num_samples
     known = variance if num_samples > 1 else None
-    return answer(terms.model, z, num_samples, mean[1:].sum(0), mean[0], known, {"steps": mean.T.float()})
+    return answer(terms.model, z, num_samples, mean[1:].sum(0), mean[0], known, {"diffusion_per_step": -mean[1:].T})
 
 
 def answer(

@@ -38,6 +38,14 @@ if TYPE_CHECKING:
 FEWER_STEPS = (10, 25, 50, 100)
 """Lengths of the shorter chains whose bounds are estimators."""
 
+EFFORT: dict[str, tuple[tuple[int, int | None], tuple[int, int | None]]] = {
+    "full": ((1, 1000), (1, 100)),
+    "weights": ((16, 1000), (4, 32)),
+    "drawn": ((32, None), (4, 1000)),
+    "ode": ((1, 1000), (1, 16)),
+}
+"""Draws an example and points (None: all) that suit each, of vectors and of images: about half a minute of one core."""
+
 
 class ModelBound(Estimator):
     """The model's default estimate, whose allocation is part of the model."""
@@ -61,15 +69,18 @@ class DiffusionEstimator(Estimator):
         model: what it is of.
         name: of the estimate, with what decides it.
         calls: network evaluations of one example for one draw, where their number is fixed.
+        effort: which of EFFORT suits it.
         another: whether it is of another model than the one that `sample` draws from.
     """
 
-    def __init__(self, model: Diffusion, name: str, calls: int | None, another: bool = False) -> None:
+    def __init__(self, model: Diffusion, name: str, calls: int | None, effort: str, another: bool = False) -> None:
+        images = model.network.rows < 1000
         self.model = model
         self.name = name
         self.calls = calls
         self.another = another
-        self.batch_size = 1000 if model.network.rows > 1000 else model.network.rows
+        self.batch_size = model.network.rows if images else 1000
+        self.suggested_samples, self.suggested_points = EFFORT[effort][images]
 
     @abstractmethod
     def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
@@ -99,7 +110,7 @@ class DrawnBound(DiffusionEstimator):
     """The sum of `terms` from drawn indices, with an allocation of its own, fitted to validation data."""
 
     def __init__(self, terms: Terms, name: str) -> None:
-        super().__init__(terms.model, name, 2, another=True)
+        super().__init__(terms.model, name, 2, "drawn", another=True)
         self.terms = terms
         self.allocation = Allocation(terms.count, terms.first).to(terms.model.device)
 
@@ -143,12 +154,12 @@ def estimators_of(model: Diffusion) -> Mapping[str, Callable[[], Estimator]]:
 
     return {
         "vlb": lambda: ModelBound(model, f"vlb[{choice}]"),
-        "full": lambda: FullBound(model, f"full[{choice}]", count),
-        "weights": lambda: PathWeights(model, f"weights[{choice}]", count),
+        "full": lambda: FullBound(model, f"full[{choice}]", count, "full"),
+        "weights": lambda: PathWeights(model, f"weights[{choice}]", count, "weights"),
         "stratified": lambda: StratifiedBound(StepTerms(model), f"stratified[{choice}]"),
         **{f"vlb_{steps}": shorter(steps) for steps in FEWER_STEPS if steps < c.steps},
         "continuous": lambda: DrawnBound(ContinuousTerms(model), f"continuous[{ends},steps=infinite]"),
-        "ode": lambda: FlowLikelihood(model, flow_name(model), None, another=True),
+        "ode": lambda: FlowLikelihood(model, flow_name(model), None, "ode", another=True),
     }
 
 

@@ -35,6 +35,8 @@ EDGE = 1e-12
 class StratifiedBound(StratifiedEstimator):
     """The bound of `terms`, its allocation and control variate learned on validation data in a pilot."""
 
+    suggested_samples = 4
+
     def __init__(self, terms: Terms, name: str) -> None:
         self.terms = terms
         self.name = name

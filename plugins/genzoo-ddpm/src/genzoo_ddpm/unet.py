@@ -16,15 +16,20 @@ from genzoo_ddpm.networks import LOG_SNR_SCALE
 FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
 
 
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Over eight groups, or as many as divide both eight and the channels: any width is one that can be built."""
+    return nn.GroupNorm(math.gcd(8, channels), channels)
+
+
 class ResidualBlock(nn.Module):
     """h + conv(silu(scale * norm(conv(silu(norm(h)))) + shift)), scale and shift from the embedding."""
 
     def __init__(self, inputs: int, channels: int, embedding: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(8, inputs)
+        self.norm = group_norm(inputs)
         self.conv = nn.Conv2d(inputs, channels, 3, padding=1)
         self.modulate = nn.Linear(embedding, 2 * channels)
-        self.inner_norm = nn.GroupNorm(8, channels)
+        self.inner_norm = group_norm(channels)
         self.out = nn.Conv2d(channels, channels, 3, padding=1)
         self.skip = nn.Identity() if inputs == channels else nn.Conv2d(inputs, channels, 1)
         nn.init.zeros_(self.out.weight)
@@ -74,7 +79,7 @@ class PatchUNet(nn.Module):
         self.middle = nn.ModuleList(ResidualBlock(wide, wide, embedding) for _ in range(2))
         self.grow = nn.Conv2d(wide, width, 1)
         self.up = nn.ModuleList([ResidualBlock(2 * width, width, embedding)])
-        self.norm = nn.GroupNorm(8, width)
+        self.norm = group_norm(width)
         self.last = nn.Conv2d(width, pixels * outputs, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(cast(Tensor, self.last.bias))
