@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from genzoo.registry import Registry
-from genzoo.testing import audit, form, truth
+from genzoo.testing import audit, form, given, truth
 from genzoo.testing.cell import CellSubject
 from genzoo.testing.subject import CheckFailed, CheckSkipped, ModelSubject, Subject
 
@@ -80,6 +80,12 @@ ANSWERS: tuple[Check[Subject], ...] = (
         truth.samples_match,
         SPACES,
         "decoder noise left out, a temperature, another prior, clipping, or a last step without its noise",
+    ),
+    Check(given.seen_comes_back, (*ANY, "labelled"), "observed values mapped there and back, or noise of one's own"),
+    Check(
+        given.filled_in_is_the_model,
+        (*ANY, "labelled"),
+        "a part drawn without a look at the rest, or exact_given claimed of an approximation",
     ),
 )
 """Checks of a trained model's answers, whoever trained it."""
