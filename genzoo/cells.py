@@ -213,6 +213,8 @@ def fill(record: RunRecord, result: Evaluation, seed: int) -> None:
         "precision": "float32",
         "seed": seed,
         "calls": result.calls,
+        "dof": result.dof,
+        "dof_mc": result.dof_mc,
     }
     if result.refined is not None:
         first, second = result.refined.first, result.refined.second

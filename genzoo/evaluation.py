@@ -33,6 +33,7 @@ class Evaluation:
     """What one evaluation says. Numbers are nats; see RunRecord for their meaning.
 
     Attributes:
+        dof, dof_mc: degrees of freedom of stderr and stderr_mc, for Student's t; infinite for a variance that is known.
         index: which examples of the split, `(n,)`; result: the per-example answer; log_p: the truth's, where known.
         anatomy: mean over the points, nats, of each array that takes a term apart; its sum is that term.
         refined: the two phases, where there were two; the NLL and its errors are then those of the second's bound, a
@@ -49,6 +50,8 @@ class Evaluation:
     stderr: float
     stderr_data: float | None
     stderr_mc: float | None
+    dof: float
+    dof_mc: float
     entropy: float | None
     kl: float | None
     kl_stderr: float | None
@@ -167,6 +170,8 @@ def evaluate(
         stderr=said.stderr,
         stderr_data=said.stderr_data,
         stderr_mc=said.stderr_mc,
+        dof=said.dof,
+        dof_mc=said.dof_mc,
         entropy=entropy,
         kl=kl,
         kl_stderr=kl_stderr,

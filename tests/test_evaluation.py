@@ -190,6 +190,9 @@ def test_the_three_errors(rings: Dataset) -> None:
     assert result.stderr_data == pytest.approx(spread / math.sqrt(n), rel=0.03)
     one = evaluate(Oracle(truth_of(rings), "lower_bound", 0.0, noise), rings, points=100, num_samples=1)
     assert (one.stderr_data, one.stderr_mc) == (None, None)
+    # K - 1 degrees an example; the v_i that are plugged in vary as chi-square of 7, which costs 2 / 7 of them
+    assert result.dof == pytest.approx(n - 1)
+    assert result.dof_mc == pytest.approx((k - 1) * n / (1 + 2 / (k - 1)), rel=0.05)
 
 
 def test_a_standard_error_can_be_asked_for(rings: Dataset) -> None:

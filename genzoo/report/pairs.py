@@ -27,13 +27,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from genzoo import student
-from genzoo.report.collect import Group, Standing, common_points, seed_error, values_at
+from genzoo.report.collect import Entry, Group, Standing, common_points, seed_error, values_at
 from genzoo.report.numbers import NONE, count, decimals, fixed
 from genzoo.report.table import Column, Row, Table
 from genzoo.text import plain
 
-RANDOMISATIONS = 8
-"""Fewest independent randomisations that the error of stratified draws rests on (means.py)."""
+STRATIFIED_DOF = 7.0
+"""Fewest degrees of freedom of the error of stratified draws, which eight randomisations give (means.py)."""
 ALPHA = 0.05
 """Chance that, of models that are all equal, any two are told apart."""
 
@@ -111,15 +111,19 @@ def compare(better: Standing, worse: Standing) -> Difference | None:
         each = [(e, len(s.entries) ** 2) for s in (better, worse) for e in s.entries]
         spared = [(e, squared) for e, squared in each if e.spared_variance and e.points and len(e.points[0]) == n]
         if spared:
-            noise = [(e.record.stderr_mc or 0.0) ** 2 / squared for e, squared in spared]
-            square = parts[0][0]
-            left = square - math.fsum(e.spared_variance / squared for e, squared in spared) - math.fsum(noise)
-            share = max(0.0, left) / square if square else 0.0
-            own = max(RANDOMISATIONS - 1.0, (n - 1) * share**2)  # as in means.py
-            parts = [(max(0.0, left), own), *((variance, RANDOMISATIONS - 1.0) for variance in noise)]
+            noise = [((e.record.stderr_mc or 0.0) ** 2 / squared, _dof_mc(e)) for e, squared in spared]
+            square, drawn = parts[0][0], math.fsum(variance for variance, _ in noise)
+            left = max(0.0, square - math.fsum(e.spared_variance / squared for e, squared in spared) - drawn)
+            own = (n - 1) * (left / square) ** 2 if square else 0.0  # and no fewer than the noise's: as in means.py
+            parts = [(left, max(own, student.degrees(noise))), *noise]
         parts += [(e.shared_variance / squared, math.inf) for e, squared in each]
     stderr = math.sqrt(math.fsum(variance for variance, _ in parts))
     return Difference(float(paired.mean()), stderr, n, student.degrees(parts), over_seeds)
+
+
+def _dof_mc(entry: Entry) -> float:
+    stored = entry.record.evaluation.get("dof_mc")
+    return float(stored) if isinstance(stored, (int, float)) else STRATIFIED_DOF
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
