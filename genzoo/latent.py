@@ -177,7 +177,7 @@ class AnnealedImportance(Estimator):
     sharper = True
     suggested_samples = 16
     suggested_points = 100
-    batch_size = 100
+    batch_size = 25  # so that a time limit leaves some images, each with all its distributions
 
     def __init__(self, model: LatentJoint, distributions: int = 1000, leapfrog: int = 2) -> None:
         self.model = model

@@ -150,6 +150,7 @@ def test_simulated_bracket_holds_the_evidence(model: LinearGaussian) -> None:
         ais.start(TensorSplit(model.sample(50, seed=1)), 0)
         x, answer = ais.bracket(300, 4, seed=3)
         assert (answer.kind, answer.certified, answer.num_samples) == ("bracket", True, 4)
+        assert ais.name == f"ais[chains=4,distributions={distributions},leapfrog=2]"
         assert answer.upper is not None
         truth = model.log_likelihood(x).lower
         for gap, error in (mean_and_error(truth - answer.lower), mean_and_error(answer.upper - truth)):
@@ -247,3 +248,12 @@ def test_the_name_tells_the_effort(model: LinearGaussian) -> None:
     assert (AnnealedImportance(model).suggested_samples, AnnealedImportance(model).suggested_points) == (16, 100)
     assert AnnealedImportance(model).calls == 2000
     assert RefinedELBO(model, 7).name == "refined[steps=7]"
+
+
+def test_effort_falls_by_fewer_examples(model: LinearGaussian) -> None:
+    """A time limit cuts the points after a batch; those that are answered had all their distributions."""
+    x = model.sample(60, seed=0)
+    ais = AnnealedImportance(model, 5)
+    some, all_points = (ais.mean(x, 2, max_seconds=limit) for limit in (0.0, None))
+    assert (len(some.values), len(all_points.values)) == (25, 60)
+    torch.testing.assert_close(some.values, all_points.values[:25], atol=0, rtol=0)
