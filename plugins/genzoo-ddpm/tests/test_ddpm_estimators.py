@@ -293,14 +293,16 @@ def test_probes_see_the_divergence_without_bias(exact_model: Exact) -> None:
     assert flow_likelihood(model, x, x[:, :0], 1).variance is None
 
 
-def test_flow_of_codes_is_the_mixture_of_their_levels() -> None:
-    """Two independent pixels of three levels: E_q [log p(y_1) + log p(x_0 given y_1) - log q] by quadrature.
+@pytest.mark.parametrize("shape", [(2,), (1, 2, 2)])
+def test_flow_of_codes_is_the_mixture_of_their_levels(shape: tuple[int, ...]) -> None:
+    """Independent pixels of three levels: E_q [log p(y_1) + log p(x_0 given y_1) - log q] by quadrature.
 
-    150 dequantisations of each state, 4 standard errors (below 0.03) and the solver's tolerance.
+    60 dequantisations of each of three states, 4 standard errors (below 0.06) and the solver's tolerance. Four pixels
+    have probes, which see a diagonal derivative exactly.
     """
     torch.manual_seed(0)
-    model = DDPM(DataSpec((2,), 3), DDPM.Config.parse({"steps": 8, "width": 8}, "ddpm")).eval()
-    codes = (torch.rand(500, 2) ** 2 * 3).to(torch.uint8)
+    model = DDPM(DataSpec(shape, 3), DDPM.Config.parse({"steps": 8, "width": 8}, "ddpm")).eval()
+    codes = (torch.rand(500, *shape) ** 2 * 3).to(torch.uint8)
     model._initialise(TensorSplit(codes))
     mass, values = model.denoiser.mass.double(), model.denoiser.values.double()  # type: ignore[union-attr, operator]
     sigma = math.exp(-0.5 * float(model.chain.log_snr[0]))
@@ -310,11 +312,11 @@ def test_flow_of_codes_is_the_mixture_of_their_levels() -> None:
     density = torch.stack([(scores + m.log()).logsumexp(-1) for m in mass])  # (pixel, level, node)
     own = torch.diagonal(scores.log_softmax(-1), dim1=0, dim2=2).T + 0.5 * nodes.square()
     expected = ((density + own) * weights).sum(-1) / weights.sum()  # (pixel, level)
-    states = torch.cartesian_prod(torch.arange(3), torch.arange(3)).to(torch.uint8)
-    result = evaluated(model, "ode", states, 150, 0)
-    truth = expected[0][states[:, 0].long()] + expected[1][states[:, 1].long()]
+    states = torch.tensor([[0, 0], [1, 2], [2, 1]]).to(torch.uint8).repeat(1, math.prod(shape) // 2).view(3, *shape)
+    result = evaluated(model, "ode", states, 60, 0)
+    truth = expected.T.gather(0, states.flatten(1).long()).sum(1)
     assert result.variance is not None
-    assert float(result.variance.sqrt().max()) < 0.03
+    assert float(result.variance.sqrt().max()) < 0.06
     assert bool(((result.lower - truth).abs() < 4 * result.variance.sqrt() + 2e-3).all())
     assert set(result.terms) == {"prior", "divergence", "decoder"}
 
