@@ -35,8 +35,10 @@ class StratifiedEstimator(Estimator):
         """
 
     def draws(self, n: int, num_samples: int) -> int:
-        """Draws of one randomisation over `n` examples, about an eighth of `n * num_samples`: as many randomisations are
-        made as have about `num_samples` draws an example together, eight at least."""
+        """Draws of one randomisation over `n` examples, about an eighth of `n * num_samples`.
+
+        As many randomisations are made as have about `num_samples` draws an example together, eight at least.
+        """
         return max(1, n * num_samples // LEAST_RANDOMISATIONS)
 
     def mean(
