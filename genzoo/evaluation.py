@@ -120,7 +120,7 @@ def evaluate(
     Args:
         estimator: a name of `model.estimators()`; None for the default.
         num_samples, until_se, seed, batch_size, max_seconds: as in `Estimator.mean`.
-        points: None for 10,000 in the plane and 2,000 elsewhere.
+        points: None for as many as suit the estimator, or else 10,000 in the plane and 2,000 elsewhere.
         refine: (K, m), more draws K on a random m of the points: the mean is then that of the bound with K draws, whose
             difference from the bound with `num_samples` is estimated on those m. For importance weights.
 
@@ -129,7 +129,8 @@ def evaluate(
         NumericsError: NaN or +inf among the values, with their count.
     """
     if points is None:
-        points = DEFAULT_POINTS["plane" if data.truth is not None else "other"]
+        usual = DEFAULT_POINTS["plane" if data.truth is not None else "other"]
+        points = make_estimator(model, estimator).suggested_points or usual
     x, y = points_of(data, split, points)
     device = model.device
     condition = y.to(device) if model.spec.classes is not None and y is not None else None

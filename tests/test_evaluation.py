@@ -14,7 +14,7 @@ from genzoo import api
 from genzoo.config import TrainSettings
 from genzoo.errors import NumericsError, UnknownNameError
 from genzoo.evaluation import anatomy, evaluate, log_density_grid
-from genzoo.interface import GenerativeModel, Learner
+from genzoo.interface import GenerativeModel, Learner, ModelEstimator
 from genzoo.likelihood import LogLikelihood
 from genzoo.spec import Dataset, DataSpec, Density
 from genzoo.training import evaluation_index
@@ -219,9 +219,12 @@ def test_a_time_limit_stops_after_a_batch(rings: Dataset) -> None:
     assert not evaluate(model, rings, points=1000, batch_size=100, max_seconds=1e9).capped
 
 
-def test_default_points(rings: Dataset, images: Dataset) -> None:
+def test_default_points(rings: Dataset, images: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluate(Oracle(truth_of(rings)), rings).points == 10_000
     assert evaluate(Constant(images.spec), images).points == 10  # all there are, of at most 2,000
+    monkeypatch.setattr(ModelEstimator, "suggested_points", 7)
+    assert evaluate(Oracle(truth_of(rings)), rings).points == 7
+    assert evaluate(Oracle(truth_of(rings)), rings, points=20).points == 20
 
 
 def test_bits_per_dim_of_uniform_bytes_are_eight(images: Dataset) -> None:
