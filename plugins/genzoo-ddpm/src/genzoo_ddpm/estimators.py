@@ -149,7 +149,7 @@ def estimators_of(model: Diffusion) -> Mapping[str, Callable[[], Estimator]]:
     choice = f"variance={c.variance},{ends},steps={c.steps}"
 
     def shorter(steps: int) -> Callable[[], Estimator]:
-        name = f"vlb_{steps}[variance={c.variance},{ends},steps={steps} of {c.steps}]"
+        name = f"vlb_{steps}[another model: steps={steps} of {c.steps},variance={c.variance},{ends}]"
         return lambda: DrawnBound(StepTerms(thinned(model, steps)), name)
 
     return {
@@ -158,7 +158,7 @@ def estimators_of(model: Diffusion) -> Mapping[str, Callable[[], Estimator]]:
         "weights": lambda: PathWeights(model, f"weights[{choice}]", count, "weights"),
         "stratified": lambda: StratifiedBound(StepTerms(model), f"stratified[{choice}]"),
         **{f"vlb_{steps}": shorter(steps) for steps in FEWER_STEPS if steps < c.steps},
-        "continuous": lambda: DrawnBound(ContinuousTerms(model), f"continuous[{ends},steps=infinite]"),
+        "continuous": lambda: DrawnBound(ContinuousTerms(model), f"continuous[another model: steps=infinite,{ends}]"),
         "ode": lambda: FlowLikelihood(model, flow_name(model), None, "ode", another=True),
     }
 
