@@ -24,13 +24,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from genzoo_ddpm.schedules import Chain, Schedule
+from genzoo_ddpm.schedules import Chain, Subsequence
 
 if TYPE_CHECKING:
     from genzoo_ddpm.diffusion import Diffusion
@@ -65,20 +64,9 @@ def _parts(rows: Tensor, size: int) -> Iterator[Tensor]:
     return (part for part in torch.split(rows.nonzero()[:, 0], max(1, size)) if len(part))
 
 
-@dataclass(frozen=True)
-class _Table(Schedule):
-    """Log-SNRs as they are given."""
-
-    table: Tensor
-
-    def log_snr(self) -> Tensor:
-        """See Schedule."""
-        return self.table
-
-
 def _chain(log_snr: Tensor) -> Chain:
     """The chain through `log_snr (T,)` whose steps are those of the forward process, eta = 1."""
-    return Chain(_Table(len(log_snr), log_snr), 1.0).to(log_snr.device)
+    return Chain(Subsequence(len(log_snr), tuple(log_snr.tolist())), 1.0).to(log_snr.device)
 
 
 def _denoised(model: Diffusion, y: Tensor, level: float, labels: Tensor) -> Tensor:
