@@ -283,7 +283,7 @@ def chunks(scale: float, names: Sequence[str]) -> list[tuple[str, int, int]]:
     parts = []
     for name in names:
         total = max(1, round(PARSERS[name].inputs * scale))
-        size = min(CHUNK, total)
+        size = max(1, min(CHUNK, total // 40))  # small where inputs are slow, so that all have their turns
         parts += [((first / total, name), name, first, min(first + size, total)) for first in range(0, total, size)]
     return [(name, first, last) for _, name, first, last in sorted(parts)]
 
@@ -349,6 +349,7 @@ def main() -> int:
     options.add_argument("--scale", type=float, default=1.0, help="share of the million inputs")
     options.add_argument("--seconds", type=float, help="begin nothing after so many seconds")
     options.add_argument("--jobs", type=int, default=2)
+    options.add_argument("--receipt", action="store_true", help="write the receipt of a part, too")
     asked = options.parse_args()
     if asked.parser is not None and asked.seed is not None:
         return again(asked.parser, asked.seed)
@@ -368,7 +369,7 @@ def main() -> int:
     total = sum(tally.inputs for tally in tallies.values())
     processor = sum(tally.seconds for tally in tallies.values())
     print(f"{total:,} inputs in {seconds:.0f} s, {processor:.0f} s of the processors, {len(crashes)} crashes")
-    if asked.scale >= 1 and asked.seconds is None and asked.parser is None:
+    if asked.receipt or (asked.scale >= 1 and asked.seconds is None and asked.parser is None):
         _write(tallies, seconds, total)
     return CRASH if crashes or low else 0
 

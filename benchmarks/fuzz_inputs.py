@@ -65,8 +65,8 @@ def idx(rng: Rng) -> bytes:
     while _product(shape) > 3000:
         shape[rng.randrange(axes)] = 1
     payload = _payload(rng, _product(shape) * width)
-    if rng.random() < 0.2:
-        shape[rng.randrange(axes)] = rng.choice(SIZES) % 2**32 if axes else 0
+    if axes and rng.random() < 0.2:
+        shape[rng.randrange(axes)] = rng.choice(SIZES) % 2**32
     content = bytes((0, 0, code, axes)) + b"".join(struct.pack(">I", n) for n in shape) + payload
     if rng.random() < 0.3:
         content = damaged(rng, content)
@@ -202,7 +202,7 @@ def record(rng: Rng) -> bytes:
     """A record.json."""
     text = json.dumps(changed(rng, rng.choice(RECORDS)), ensure_ascii=rng.random() < 0.5)
     if rng.random() < 0.1:
-        at = text.index(":", rng.randrange(len(text) // 2)) + 1
+        at = text.find(":", rng.randrange(max(1, len(text) // 2))) + 1
         odd = rng.choice(
             ("1e999,", "NaN,", "9" * 5000 + ",", '"\\ud800",', "[" * 200, '1,"nll":', "-", "{}}", '"\\u0000",')
         )
@@ -267,7 +267,7 @@ def plan(rng: Rng) -> bytes:
         changed(rng, PLAN, (*STRINGS, "vae[k=1,", "a[b=c]]", "3epochs", "0s", "cuda:99", "x[" * 9, " " * 900 + "]"))
     )
     if rng.random() < 0.1:
-        at = rng.randrange(len(text))
+        at = rng.randrange(max(1, len(text)))
         odd = (
             "[[a]]\n",
             "a.b.c = 1\n",
@@ -362,7 +362,7 @@ def arrays(rng: Rng) -> bytes:
 
 
 SPLIT = b"\nmodel.safetensors\n"
-FLOWS = [(path.parent / "record.json", path) for path in GOLDEN.glob("*/cells/*/model.safetensors")]
+FLOWS = [(path.parent / "record.json", path) for path in sorted(GOLDEN.glob("*/cells/*/model.safetensors"))]
 
 
 def cell(rng: Rng) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genzoo.hookspecs import GROUP
+from genzoo.text import plain
 
 LIBRARIES = ("genzoo", "torch", "numpy")
 
@@ -18,17 +20,17 @@ LIBRARIES = ("genzoo", "torch", "numpy")
 @functools.cache
 def versions() -> dict[str, str]:
     """Python, genzoo, torch, numpy, and every distribution with an entry point of ours."""
-    names = {*LIBRARIES}
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        if entry.dist is not None:
-            names.add(entry.dist.name)
     found = {"python": platform.python_version()}
-    for name in sorted(names):
-        try:
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    for distribution in importlib.metadata.distributions():
+        # one by one: a single broken entry_points.txt makes `importlib.metadata.entry_points` raise for all
+        with contextlib.suppress(Exception):
+            name = distribution.metadata["Name"]
+            if name and any(point.group == GROUP for point in distribution.entry_points):
+                found.setdefault(plain(name, 80), plain(distribution.version, 80))
+    return dict(sorted(found.items()))
 
 
 @functools.cache

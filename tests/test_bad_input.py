@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import genzoo
 from genzoo.cli import main
 
 Streams = pytest.CaptureFixture[str]
@@ -171,3 +172,50 @@ def test_damaged_runs(run: Path, capsys: Streams) -> None:
     refused(capsys, "has schema 99; this genzoo reads up to 1: install a newer one", "eval", cell)
     record.write_text(text[:100])
     refused(capsys, "is not valid JSON", "report", run)
+
+
+POINTS = np.random.default_rng(0).standard_normal((60, 2))
+IMAGES = np.random.default_rng(1).integers(0, 256, (60, 1, 8, 8)).astype(np.uint8)
+STRIPES = np.where(np.arange(8) < 4, 0, IMAGES).astype(np.uint8)
+
+# data that no model was made for; none of it may end in anything but a finite number
+EDGES: dict[str, dict[str, np.ndarray]] = {
+    "one class": {"x": POINTS, "y": np.zeros(60, int)},
+    "a constant column": {"x": POINTS * (1, 0) + (0, 3)},
+    "one point, sixty times": {"x": np.full((60, 2), 3.0)},
+    "constant pixels": {"x": STRIPES},
+    "images of zeros": {"x": np.zeros((60, 1, 8, 8), np.uint8)},
+    "three points, twenty times": {"x": np.repeat(POINTS[:3], 20, axis=0)},
+    "one example a split": {"train": POINTS[:1], "valid": POINTS[1:2], "test": POINTS[2:3]},
+    "huge": {"x": POINTS * 1e30},
+    "near the end of float32": {"x": POINTS * 1e37},
+    "tiny": {"x": POINTS * 1e-30},
+    "below the normal numbers": {"x": POINTS * 1e-42},
+    "huge and tiny": {"x": POINTS * (1e15, 1e-15)},
+}
+
+
+@pytest.mark.parametrize("model", ["gaussian", "vae", "flow", pytest.param("ddpm", marks=pytest.mark.long)])
+@pytest.mark.parametrize("arrays", EDGES.values(), ids=EDGES)
+def test_odd_data_has_a_finite_number(arrays: dict[str, np.ndarray], model: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "odd.npz", **arrays)
+    data = genzoo.load_dataset(str(tmp_path / "odd.npz"), labels="y" in arrays)
+    made = genzoo.build_model(model, data.spec, seed=0)
+    curve = genzoo.fit(made, data, budget="5steps", seed=0)
+    result = genzoo.evaluate(made, data, num_samples=2, points=8)
+    assert curve[-1].step <= 5
+    assert result.nll is not None
+    assert np.isfinite(result.nll)
+    condition = torch.zeros(4, dtype=torch.int64) if data.spec.classes else None
+    sample = made.sample(4, seed=0, condition=condition)
+    assert sample.shape == (4, *data.spec.event_shape)
+    assert torch.isfinite(sample.to(torch.float32)).all()
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_an_empty_split_says_so(part: str, folder: Path, inline: Executor, capsys: Streams) -> None:
+    parts = {"train": POINTS[:40], "valid": POINTS[40:50], "test": POINTS[50:]}
+    np.savez(folder / "empty.npz", **parts | {part: POINTS[:0]})
+    words = f"empty.npz: {part} is empty, shape (0, 2); expected at least one example"
+    refused(capsys, words, "bench", "-m", "gaussian", "-d", folder / "empty.npz")
+    assert not list((folder / "work").iterdir())

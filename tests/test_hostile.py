@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -27,12 +27,15 @@ import safetensors.torch
 import torch
 
 import genzoo
+from genzoo.cells import _log, last_progress
 from genzoo.cli import main
 from genzoo.config import Budget, Reference
 from genzoo.data import load_path
 from genzoo.data.files import load_points
 from genzoo.errors import BudgetError, ConfigError, DataError, GenzooError, PlanError, RunError
+from genzoo.locking import locked
 from genzoo.plan import Plan
+from genzoo.provenance import versions
 from genzoo.records import CellFolder, RunRecord, find_cells, finite, read_arrays, read_json
 from genzoo.report import render
 from genzoo.safe_build import Allowance, TooLargeError
@@ -41,6 +44,9 @@ from genzoo.safe_tensors import SIZES
 from genzoo.safe_toml import parse_toml
 from genzoo.spec import DataSpec
 from genzoo.state import load_state, save_state
+
+if TYPE_CHECKING:
+    from conftest import Site
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -657,3 +663,39 @@ for number, run in enumerate((slow, large, wrong, silent, writes)):
         lines, ("TooSlow", "MemoryError", "ValueError: oops", "does not name the file", "wrote"), strict=True
     ):
         assert words in line
+
+
+def test_a_broken_entry_point_elsewhere_costs_no_run(site: Site) -> None:
+    """What one distribution says of itself is read alone: versions stand in every record."""
+    site.dist_info("genzoo-broken", "[genzoo]\nx = a b ???\n[genzoo\n= =\n")
+    site.dist_info("genzoo-nameless", "[genzoo]\nx = nameless\n", metadata="")
+    site.dist_info(
+        "genzoo-evil", "[genzoo]\nx = evil\n", version="1\x1b[31m", metadata="Name: genzoo-evil\nVersion: 1\x1b[31m\n"
+    )
+    versions.cache_clear()
+    try:
+        said = versions()
+    finally:
+        versions.cache_clear()
+    assert said["genzoo-evil"] == "1\\x1b[31m"
+    assert set(said) <= {"python", "genzoo", "torch", "numpy", "genzoo-evil", "genzoo-broken"}
+
+
+def test_links_in_a_run_folder_are_not_written_through(tmp_path: Path) -> None:
+    """A lock and a line of progress that were links would empty or lengthen a file of the user's."""
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock").symlink_to(mine)
+    (run / "progress.jsonl").symlink_to(mine)
+    with pytest.raises(GenzooError, match=r"\.lock"), locked(run):
+        pass
+    _log(run, {"step": 1})
+    assert mine.read_text() == "precious"
+
+
+def test_progress_of_a_stranger(tmp_path: Path) -> None:
+    for text in ("[" * 100_000, "\udc80", "NaN", "[]", '{"a": 1}\n{"a": '):
+        (tmp_path / "progress.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
+        assert last_progress(tmp_path) == ({"a": 1} if "{" in text else {})

@@ -9,6 +9,7 @@ import click
 
 from genzoo.cli.options import plugin_option
 from genzoo.errors import CapabilityError, UnknownNameError, UsageError
+from genzoo.text import plain
 
 
 @click.command()
@@ -54,7 +55,7 @@ def command(
         raise UsageError("--refine is for one estimator; got --estimator all")
     for cell in find_cells(run):
         if cell.record.status != "ok":
-            click.echo(f"{cell.path.name}: {cell.record.status}, left out", err=True)
+            click.echo(f"{plain(cell.path.name)}: {cell.record.status}, left out", err=True)
             continue
         model = load_cell(cell, plugin_files)
         if estimator is not None and estimator not in ("all", *model.estimators()):
@@ -70,9 +71,9 @@ def command(
             "plugins": plugin_files,
         }
         if estimator != "all":
-            click.echo(f"{cell.path.name}: {read_again(cell, model, estimator=estimator, **options)}")
+            click.echo(f"{plain(cell.path.name)}: {read_again(cell, model, estimator=estimator, **options)}")
             continue
         for name, result in all_bounds(cell, model, **options):
             told = f"{name} declined: {result}" if isinstance(result, CapabilityError) else str(result)
-            click.echo(f"{cell.path.name}: {told}", err=isinstance(result, CapabilityError))
+            click.echo(f"{plain(cell.path.name)}: {told}", err=isinstance(result, CapabilityError))
     return 0

@@ -10,6 +10,7 @@ import click
 
 from genzoo.cli.options import plugin_option
 from genzoo.errors import CapabilityError, UsageError
+from genzoo.text import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,4 +133,4 @@ def _write(output: Path, samples: Tensor, levels: int | None, across: int | None
         from genzoo.report.figures import samples_png
 
         write_bytes(output, samples_png(samples.numpy(), levels, across))
-    click.echo(str(output))
+    click.echo(plain(output))
