@@ -8,6 +8,7 @@ import json
 import os
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from genzoo.building import Blueprint, load_reference
 from genzoo.classification import classify
 from genzoo.config import Budget, Reference, TrainSettings
 from genzoo.errors import CapabilityError, GenzooError, NumericsError
-from genzoo.evaluation import Evaluation, evaluate, log_density_grid
+from genzoo.evaluation import Evaluation, evaluate, log_density_grid, log_truth
 from genzoo.interface import GenerativeModel, derive_seed
 from genzoo.liveness import Liveness
 from genzoo.locking import locked
@@ -30,8 +31,9 @@ from genzoo.plan import Cell, Plan
 from genzoo.provenance import commit, machine, versions
 from genzoo.records import RunRecord, finite, remove_temporaries, write_arrays, write_bytes
 from genzoo.registry import Registry, load_registry
+from genzoo.safe_json import parse_json
 from genzoo.spec import Dataset
-from genzoo.training import Trainer, discard_checkpoints, points_of
+from genzoo.training import Trainer, discard_checkpoints, points_of, validation_points
 
 PLANE_SAMPLES, STORED_PLANE_SAMPLES, IMAGE_SAMPLES, TRACES = 10_000, 2_000, 64, 8
 TELL_SECONDS = 0.5
@@ -155,7 +157,7 @@ def _run(cell: Cell, record: RunRecord) -> None:
             max_seconds=wanted.max_seconds or None,
         )
         fill(record, result, seed=wanted.seed)
-        arrays = _curves(trainer) | evaluation_arrays(result)
+        arrays = _curves(trainer, data) | evaluation_arrays(result)
         if data.spec.classes is not None:
             # as many answers as the evaluation's, over all classes: it costs what that cost
             record.classifier = classify(
@@ -170,7 +172,7 @@ def _run(cell: Cell, record: RunRecord) -> None:
             ).as_record()
 
         _log(cell.folder, {"stage": SAMPLING})
-        arrays |= _samples(model, data, record, registry, cell.plan)
+        arrays |= _samples(model, data, record, registry, cell.plan, liveness)
         if data.truth is not None:
             grid = log_density_grid(model, data.truth, num_samples=min(result.num_samples, GRID_SAMPLES))
             arrays |= {name: value.numpy() for name, value in grid.items()}
@@ -268,9 +270,14 @@ def _dataset(reference: str, plugins: tuple[str, ...]) -> Dataset:
     return load_reference(load_registry(plugins), Reference.parse(reference, "data set"))
 
 
-def _curves(trainer: Trainer) -> dict[str, np.ndarray[Any, Any]]:
+def _curves(trainer: Trainer, data: Dataset) -> dict[str, np.ndarray[Any, Any]]:
+    """The curves of training and validation; `valid_truth ()`, where the truth is known, its NLL on the same points."""
+    truth = {}
+    if data.truth is not None:
+        x, y = validation_points(data)
+        truth["valid_truth"] = -log_truth(trainer.learner.evaluated(), data, x.cpu(), y)[0].mean().numpy()
     valid = [event for event in trainer.curve if event.nll is not None]
-    return {
+    return truth | {
         "curve_step": np.array([event.step for event in trainer.curve], dtype=np.int64),
         "curve_seconds": np.array([event.seconds for event in trainer.curve]),
         "curve_loss": np.array([event.loss for event in trainer.curve]),
@@ -281,7 +288,7 @@ def _curves(trainer: Trainer) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _samples(
-    model: GenerativeModel, data: Dataset, record: RunRecord, registry: Registry, plan: Plan
+    model: GenerativeModel, data: Dataset, record: RunRecord, registry: Registry, plan: Plan, liveness: Liveness
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Draw, time, measure and store samples beside as many real ones."""
     plane = data.truth is not None
@@ -302,7 +309,7 @@ def _samples(
     kept = min(n, STORED_PLANE_SAMPLES)
     arrays: dict[str, np.ndarray[Any, Any]] = {"samples": samples[:kept].numpy(), "reference": first[:kept].numpy()}
     if len(data.spec.event_shape) == 3:
-        arrays["nearest"] = _nearest(samples, data).numpy()
+        arrays["nearest"] = _nearest(samples, data, liveness.beat).numpy()
     for name, frames in model.traces(first[:TRACES].to(model.device), TRACES, record.seed).items():
         arrays[f"trace_{name}"] = frames.cpu().numpy()
     return arrays
@@ -323,13 +330,14 @@ def _metrics(samples: Tensor, real: Tensor, data: Dataset, registry: Registry) -
     }
 
 
-def _nearest(samples: Tensor, data: Dataset) -> Tensor:
+def _nearest(samples: Tensor, data: Dataset, beat: Callable[[], None] = lambda: None) -> Tensor:
     """The training example nearest to each sample, in Euclidean distance."""
     flat = samples.flatten(1).to(torch.float32)
     best = torch.full((len(samples),), float("inf"))
     nearest = torch.zeros_like(samples)
     generator = torch.Generator().manual_seed(0)
     for part in torch.split(torch.arange(len(data.train)), 10_000):
+        beat()
         x = data.train.batch(part, generator).x.cpu()
         distance, at = torch.cdist(flat, x.flatten(1).to(torch.float32)).min(1)
         closer = distance < best
@@ -345,8 +353,13 @@ def _describe(error: BaseException) -> dict[str, str]:
 
 def _log(folder: Path, entry: dict[str, Any]) -> None:
     """One line of progress, for whoever watches; the result never depends on it."""
-    with contextlib.suppress(OSError), (folder / PROGRESS).open("a", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), open(folder / PROGRESS, "a", opener=_no_link) as file:
         file.write(json.dumps(finite({**entry, "time": time.time()})) + "\n")
+
+
+def _no_link(path: str, flags: int) -> int:
+    """A run folder of a stranger may hold a link where progress is appended to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def last_progress(folder: Path) -> dict[str, Any]:
@@ -359,7 +372,7 @@ def last_progress(folder: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         with contextlib.suppress(ValueError):
-            entry = json.loads(line)
+            entry = parse_json(line)
             if isinstance(entry, dict):
                 return entry
     return {}
