@@ -165,7 +165,11 @@ def test_posteriors_of_points_that_no_class_explains() -> None:
         posterior(joint.nan_to_num(neginf=-1).masked_fill(joint == 0, math.nan), prior)
 
 
-@pytest.mark.parametrize("name", LABELLED)
+# the noise of 2spirals is dear to evaluate on its grid
+TOYS = [pytest.param(name, marks=pytest.mark.long) if name == "2spirals" else name for name in LABELLED]
+
+
+@pytest.mark.parametrize("name", TOYS)
 def test_labelled_toys(name: str) -> None:
     """The same points; parts that each integrate to one (1e-4, on the whole's rule) and whose mixture is the density
     (1e-9); labels that follow the posterior: the mean log posterior is its entropy's estimate, 4 standard errors."""
