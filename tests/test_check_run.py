@@ -23,6 +23,7 @@ from genzoo.plan import EvaluationPlan, Plan
 from genzoo.records import read_arrays, read_json, write_arrays, write_bytes, write_json
 from genzoo.testing import check_run, kit
 from genzoo.testing.cell import AUDIT_SECONDS, CellSubject, cells
+from genzoo.testing.subject import CheckFailed, Subject
 
 COMMIT = "0" * 40
 OFF = 0.01
@@ -286,3 +287,18 @@ def test_images_are_checked_without_a_sum_over_states(bench: Path) -> None:
     assert results["draws_tighten"].outcome == "passed"
     assert results["mass_is_one"].outcome == "skipped"
     assert "17^64 states" in results["mass_is_one"].message
+
+
+def test_a_long_message_is_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception's text may be a page, or a tensor."""
+
+    def broken(subject: Subject, problem: str) -> None:
+        raise CheckFailed("words " * 1000)
+
+    check = kit.Check(broken, ("plane",), "nothing")
+    monkeypatch.setattr(kit, "CHECKS", (check,))
+    assert main(["check", "gaussian"]) == 4
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith("failed   broken[plane]  words words")
+    assert line.endswith("...")
+    assert len(line) < 450

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from genzoo.testing.kit import Receipt, Result
 
 CHECK_FAILED = 4
+MESSAGE = 400
+"""Characters of a check's message that are shown: an exception's text may be a page."""
 
 
 @click.command()
@@ -67,7 +69,7 @@ def command(
 
     def tell(result: Result) -> None:
         if verbose or result.outcome == "failed":
-            click.echo(f"{result.outcome:8} {result.name}  {plain(result.message)}".rstrip(), err=as_json)
+            click.echo(f"{result.outcome:8} {result.name}  {plain(result.message, MESSAGE)}".rstrip(), err=as_json)
 
     receipts = []
     for text in subjects:
@@ -107,7 +109,7 @@ def _receipts(
     trained = 0
     for cell in find_cells(Path(text)):
         if cell.record.status != "ok":
-            click.echo(f"{cell.path.name}: {cell.record.status}, left out", err=True)
+            click.echo(f"{plain(cell.path.name)}: {cell.record.status}, left out", err=True)
             continue
         trained += 1
         yield kit.run_cell(CellSubject(cell, level, seed, plugins), watch=tell, only=only)

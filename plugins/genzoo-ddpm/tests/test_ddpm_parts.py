@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from genzoo_ddpm import bound
-from torch import Tensor
+from genzoo_ddpm.ddpm import DDPM
+from torch import Tensor, nn
 
+from genzoo import DataSpec
 from genzoo.likelihood import LogLikelihood
 
 
@@ -60,3 +62,15 @@ def test_the_variance_of_parts_is_that_of_their_mean() -> None:
         result = bound._draws_in_parts(unit, torch.zeros(1, 2), torch.zeros(1, 0), draws, 6)
         assert result.variance is not None
         torch.testing.assert_close(result.variance, torch.full((1,), 1 / draws, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("width", [8, 9, 12, 48])
+def test_images_take_any_width_that_the_config_allows(width: int) -> None:
+    """Groups divide the channels: width, 3/2 of it and twice it."""
+    spec = DataSpec((1, 4, 4), 3)
+    model = DDPM(spec, DDPM.Config(width=width, steps=2))
+    groups = {norm.num_groups for norm in model.modules() if isinstance(norm, nn.GroupNorm)}
+    assert groups <= {1, 2, 4, 8}
+    assert model.log_likelihood(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 2, 0).lower.isfinite().all()
+    if width == 48:
+        assert groups == {8}  # as the committed checkpoints have
