@@ -186,7 +186,7 @@ DEEP = {"ddpm", "ddim", "hvae"}
 @pytest.mark.parametrize(
     ("names", "limit"),
     [
-        pytest.param({*load_registry().models} - DEEP, 128, id="shallow"),
+        pytest.param({*load_registry().models} - DEEP, 128, id="shallow", marks=pytest.mark.long),
         pytest.param(DEEP, 512, id="deep", marks=pytest.mark.long),
     ],
 )
