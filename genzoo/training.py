@@ -270,6 +270,9 @@ class Trainer:
             except RunError as error:
                 log.warning("%s; going on without it", error)
                 continue
+            if not isinstance(state, dict) or not isinstance(state.get("of", {}), dict):
+                log.warning("%s holds no training; going on without it", path)
+                continue
             self._check_same(path, state)
             try:
                 self._restore(state)

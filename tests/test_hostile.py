@@ -455,6 +455,14 @@ def test_state_trees_that_lie_under_a_right_checksum(
     refused(tmp_path / "a.safetensors", load_state, RunError, words)
 
 
+@pytest.mark.parametrize("tree", [[1, 2], 5, {"of": [1]}, {"learner": 3}, {"learner": {}, "curve": [1], "best": 2}])
+def test_a_checkpoint_that_is_none_is_passed_over(tree: Any, tmp_path: Path) -> None:
+    save_state(tmp_path / "checkpoint-000000002.safetensors", tree)
+    data = genzoo.load_dataset(np.random.default_rng(0).standard_normal((40, 2)))
+    curve = genzoo.fit(genzoo.build_model("gaussian", data.spec), data, budget="3steps", folder=tmp_path)
+    assert curve[-1].nll is not None
+
+
 def test_state_of_a_newer_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genzoo.state.FORM", "2")
     save_state(tmp_path / "a.safetensors", {})
