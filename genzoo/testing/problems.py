@@ -18,6 +18,8 @@ from genzoo.spec import DataProtocol, Dataset, DataSpec, Density
 TRAIN, HELD_OUT = 4000, 2000
 DIMS = 9
 """Dimensions of the discrete problems: 512 states with two levels, 19,683 with three."""
+COMMON = 3
+"""Of them, those in which both templates of two levels agree, and one code holds nine tenths."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,18 @@ def _plane(name: str, means: tuple[tuple[float, float], ...], scale: float) -> D
 
 
 @functools.cache
-def _codes(name: str, event_shape: tuple[int, ...], levels: int, labelled: bool) -> Dataset:
+def _codes(name: str, event_shape: tuple[int, ...], levels: int, labelled: bool = False, common: int = 0) -> Dataset:
     """A mixture of two noisy templates: dimensions are dependent, so a model has something to learn. The label, where
-    there is one, is the template."""
+    there is one, is the template. In the first `common` dimensions the templates agree, which makes their codes
+    unequally frequent: two levels would else be even in every dimension, and independent ones have nothing to learn."""
     spec = DataSpec(event_shape, levels, 2 if labelled else None)
     template = np.arange(spec.dims) % 2 * (levels - 1)
     parts: list[tuple[Tensor, Tensor | None]] = []
     for seed, n in enumerate((TRAIN, HELD_OUT, HELD_OUT)):
         generator = np.random.Generator(np.random.PCG64(seed))
         label = generator.integers(2, size=n)
-        clean = np.where(label[:, None] == 1, template, levels - 1 - template)
+        turned = (label[:, None] == 0) & (np.arange(spec.dims) >= common)
+        clean = np.where(turned, levels - 1 - template, template)
         noisy = np.where(generator.random((n, spec.dims)) < 0.2, generator.integers(levels, size=(n, spec.dims)), clean)
         x = torch.from_numpy(noisy.astype(np.uint8)).view(n, *event_shape)
         parts.append((x, torch.from_numpy(label) if labelled else None))
@@ -126,10 +130,10 @@ PROBLEMS = {
         # means off centre and unequal spread, so that a wrong mean, scale or Jacobian shows
         Problem("plane", lambda: _plane("plane", ((-1.5, 3.0), (2.5, 1.0), (0.5, -1.5)), 0.8)),
         Problem("gaussian", lambda: _plane("gaussian", ((3.0, -1.0),), 2.0)),
-        Problem("binary", lambda: _codes("binary", (DIMS,), 2, False)),
-        Problem("levels", lambda: _codes("levels", (DIMS,), 3, False)),
-        Problem("binary_image", lambda: _codes("binary_image", (1, 3, 3), 2, False)),
-        Problem("levels_image", lambda: _codes("levels_image", (1, 3, 3), 3, False)),
-        Problem("labelled", lambda: _codes("labelled", (DIMS,), 2, True)),
+        Problem("binary", lambda: _codes("binary", (DIMS,), 2, common=COMMON)),
+        Problem("levels", lambda: _codes("levels", (DIMS,), 3)),
+        Problem("binary_image", lambda: _codes("binary_image", (1, 3, 3), 2, common=COMMON)),
+        Problem("levels_image", lambda: _codes("levels_image", (1, 3, 3), 3)),
+        Problem("labelled", lambda: _codes("labelled", (DIMS,), 2, labelled=True)),
     )
 }

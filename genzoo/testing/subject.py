@@ -64,7 +64,7 @@ REACH = 4.5
 """Half side of the box, in deviations of the data."""
 
 QUICK = Level("quick", ("plane", "binary", "levels_image", "labelled"), 60, 8_000, 16, 108, 60_000, 30_000)
-FULL = Level("full", tuple(PROBLEMS), 800, 40_000, 64, 216, 1_000_000, 400_000)
+FULL = Level("full", tuple(PROBLEMS), 400, 40_000, 64, 216, 400_000, 200_000)
 LEVELS = {level.name: level for level in (QUICK, FULL)}
 
 

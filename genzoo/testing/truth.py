@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genzoo.interface import Estimator, GenerativeModel, derive_seed
 from genzoo.latent import LatentJoint, RefinedELBO
-from genzoo.likelihood import LogLikelihood
+from genzoo.likelihood import LogLikelihood, term_of
 from genzoo.testing.spaces import domain, frequent, groups, inner_samples, lattice, node_of, share_inside
 from genzoo.testing.statistics import ALPHA, Z, cell_deviations, chi_square_limit, integral, lower_integral, paired_z
 from genzoo.testing.subject import CheckSkipped, Subject, Trained, require
@@ -34,6 +34,8 @@ AGREE, AGREE_LEAST = 200, 8
 """Examples on which estimators are compared; one so costly that fewer are within the level's work is left out."""
 TERMS = 1e-6
 """Relative rounding granted where terms are summed: they are float64 means over the same draws."""
+PARTS = 1e-5
+"""The same where the parts of a term are summed, which may be float32."""
 
 
 def mass_is_one(subject: Subject, problem: str) -> None:
@@ -79,7 +81,8 @@ def exact_has_no_noise(subject: Subject, problem: str) -> None:
 
 
 def terms_sum(subject: Subject, problem: str) -> None:
-    """The named terms sum to the answer."""
+    """The named terms sum to the answer, and the parts of a term, an array named <term>_per_<part>, to that term; both
+    example by example."""
     trained = subject.trained(problem)
     x, condition = trained.examples(subject.points(trained.data, 64, 8))
     for k in (1, 4):
@@ -87,9 +90,18 @@ def terms_sum(subject: Subject, problem: str) -> None:
         if not result.terms:
             raise CheckSkipped("the answer has no terms")
         total = torch.stack(list(result.terms.values())).sum(0)
-        finite = result.lower.isfinite()
-        gap = float(((total - result.lower).abs() / (1 + result.lower.abs()))[finite].max())
+        gap = _miss(total, result.lower, result.lower.abs())
         require(gap <= TERMS, f"with {k} draws the terms {', '.join(result.terms)} miss the answer by {gap:.3g} of it")
+        for name, array in result.anatomy().items():
+            parts = array.to(torch.float64).flatten(1)  # (B, parts)
+            gap = _miss(parts.sum(1), result.terms[term_of(name)], parts.abs().sum(1))
+            require(gap <= PARTS, f"with {k} draws the parts {name} miss their term by {gap:.3g} of their size")
+
+
+def _miss(total: Tensor, expected: Tensor, size: Tensor) -> float:
+    """The largest difference `(B,)`, relative to 1 + size, where what is expected is finite."""
+    gaps = ((total - expected).abs() / (1 + size))[expected.isfinite()]
+    return float(gaps.max()) if len(gaps) else 0.0
 
 
 def below_the_truth(subject: Subject, problem: str) -> None:
@@ -187,18 +199,19 @@ def samples_match(subject: Subject, problem: str) -> None:
         raise CheckSkipped("the answer does not know its Monte Carlo variance")
     if result.kind != "lower_bound" and not all(mass.right for mass in _masses(subject, trained, result, weights)):
         raise CheckSkipped("the likelihood does not sum to one: mend mass_is_one first")
+    x, _, _ = domain(subject, trained)
+    often = torch.empty(0, dtype=torch.int64) if trained.data.spec.levels is None else frequent(trained, TOP)
+    if result.kind != "exact" and result.variance is not None and len(often):
+        worst, spent = float(result.variance[often].max()), TOP_DRAWS if result.kind == "weights" else BOUND_DRAWS
+        if worst > HEAVY:
+            raise CheckSkipped(f"of a frequent state, {spent} draws leave a variance of {worst:.2g}: too much to tell")
     samples, labels = inner_samples(subject, trained, "samples", subject.level.draws)
     if trained.data.spec.levels is None:
-        x, _, _ = domain(subject, trained)
         cells, drawn = lattice(x, x), lattice(x, samples)
     else:
-        cell_of = TOP + domain(subject, trained)[0].flatten(1).sum(1, dtype=torch.int64)
-        often = frequent(trained, TOP)
-        worst = 0.0 if result.kind == "exact" or result.variance is None else float(result.variance[often].max())
-        if worst > HEAVY:
-            raise CheckSkipped(f"of a frequent state, {TOP_DRAWS} weights are worth {1 / worst:.0f}: too few to tell")
-        cell_of[often] = torch.arange(len(often))
-        cells, drawn = cell_of, cell_of[node_of(trained, samples, labels)]
+        cells = TOP + x.flatten(1).sum(1, dtype=torch.int64)
+        cells[often] = torch.arange(len(often))
+        drawn = cells[node_of(trained, samples, labels)]
     bound = result.kind == "lower_bound"
     variance_of = torch.zeros_like(result.lower) if result.variance is None else result.variance
     if bound:

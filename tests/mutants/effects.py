@@ -2,7 +2,9 @@
 
 answer     mean over test points of |the mutant's answer - the twin's|
 samples    KL between the cells' frequencies in samples of both, which the KL of the distributions is at least
-loss       |mean loss - the twin's|        terms     |mean of the sum of the terms - the answer|
+loss       |mean loss - the twin's|
+terms      |mean of the sum of the terms - the answer|
+parts      the same of the parts of a term and that term
 NAME       the answer of the estimator NAME against the twin's
 """
 
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genzoo.interface import GenerativeModel, GradientModel
+from genzoo.likelihood import term_of
 from genzoo.registry import Registry, load_registry
 from genzoo.testing import kit
 from genzoo.testing.subject import ModelSubject, Trained
@@ -76,6 +79,12 @@ def effect(subject: ModelSubject) -> float:
     if measure == "terms":
         result = mutant.log_likelihood(x, DRAWS, 0, condition)
         return abs(float((torch.stack(list(result.terms.values())).sum(0) - result.lower).mean()))
+    if measure == "parts":
+        result = mutant.log_likelihood(x, DRAWS, 0, condition)
+        return max(
+            abs(float((array.flatten(1).sum(1) - result.terms[term_of(name)]).mean()))
+            for name, array in result.anatomy().items()
+        )
     if measure == "answer":
         one, other = (model.log_likelihood(x, DRAWS, 0, condition).lower for model in (mutant, twin))
         return float((one - other).abs().mean())

@@ -93,8 +93,9 @@ class TwinDiffusion(GradientModel):
         """The time steps whose KL is summed."""
         return list(range(2, STEPS + 1))
 
-    def total(self, divergences: list[Tensor]) -> Tensor:
-        return torch.stack(divergences).sum(0)
+    def total(self, divergences: Tensor) -> Tensor:
+        """Of `(T, ...)`."""
+        return divergences.sum(0)
 
     def decoder(self, x0: Tensor) -> Tensor:
         """log p(x_0 given x_1) in data units, at one draw of x_1."""
@@ -105,24 +106,32 @@ class TwinDiffusion(GradientModel):
         spread = torch.tensor(1 - SIGNAL[STEPS])
         return -kl_normal(math.sqrt(SIGNAL[STEPS]) * x0, spread, torch.zeros(()), torch.ones(()))
 
-    def bound(self, x: Tensor) -> dict[str, Tensor]:
-        """Terms of one draw of the bound, of `x (..., 2)`."""
+    def bound(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms of one draw of the bound, of `x (..., 2)`, and the KLs of the steps `(T, ...)`."""
         x0 = (x - self.loc) / self.scale
-        diffusion = -self.total([self.divergence(x0, t) for t in self.steps()])
-        return {"decoder": self.decoder(x0), "diffusion": diffusion, "prior": self.prior(x0)}
+        divergences = torch.stack([self.divergence(x0, t) for t in self.steps()])
+        terms = {"decoder": self.decoder(x0), "diffusion": -self.total(divergences), "prior": self.prior(x0)}
+        return terms, divergences
 
     def _loss(self, x: Tensor, progress: float, condition: Tensor | None) -> Tensor:
-        return -torch.stack(list(self.bound(x).values())).sum(0)
+        terms, _ = self.bound(x)
+        return -torch.stack(list(terms.values())).sum(0)
 
     def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
-        terms = {name: term.double() for name, term in self.bound(x.expand(num_samples, *x.shape)).items()}
-        draws = torch.stack([term.expand(num_samples, len(x)) for term in terms.values()]).sum(0)  # (K, B)
+        single, divergences = self.bound(x.expand(num_samples, *x.shape))
+        terms = {name: term.double().expand(num_samples, len(x)) for name, term in single.items()}
+        draws = torch.stack(list(terms.values())).sum(0)  # (K, B)
         return LogLikelihood.lower_bound(
             draws.mean(0),
             num_samples=num_samples,
             variance=draws.var(0) / num_samples if num_samples > 1 else None,
-            terms=self.named({name: term.expand(num_samples, len(x)).mean(0) for name, term in terms.items()}),
+            terms=self.named({name: term.mean(0) for name, term in terms.items()}),
+            arrays={"diffusion_per_step": self.parts(-divergences.double().mean(1).T)},
         )
+
+    def parts(self, anatomy: Tensor) -> Tensor:
+        """The parts of the diffusion term `(B, T)` as they are told."""
+        return anatomy
 
     def named(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms as they are told."""
@@ -201,8 +210,8 @@ class MeanOverSteps(TwinDiffusion):
     caught_by: ClassVar[str] = "below_the_truth[plane]"
     effect: ClassVar[float] = 0.1
 
-    def total(self, divergences: list[Tensor]) -> Tensor:
-        return torch.stack(divergences).mean(0)
+    def total(self, divergences: Tensor) -> Tensor:
+        return divergences.mean(0)
 
     def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
         return LogLikelihood.lower_bound(super()._log_likelihood(x, 1, condition).lower)
@@ -230,6 +239,17 @@ class TermsSign(TwinDiffusion):
 
     def named(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         return terms | {"diffusion": -terms["diffusion"]}
+
+
+class PartsShort(TwinDiffusion):
+    """The parts of the diffusion term, one a time step, leave out the step next to the data."""
+
+    caught_by: ClassVar[str] = "terms_sum[plane]"
+    effect: ClassVar[float] = 0.1
+    measure: ClassVar[str] = "parts"
+
+    def parts(self, anatomy: Tensor) -> Tensor:
+        return anatomy[:, 1:]
 
 
 class PathWithoutEntropy(TwinDiffusion):
@@ -264,6 +284,7 @@ def genzoo_models() -> list[ModelCard]:
         "diffusion_mean_over_steps": MeanOverSteps,
         "diffusion_subsampled_weights": SubsampledWeights,
         "diffusion_terms_sign": TermsSign,
+        "diffusion_parts_short": PartsShort,
         "diffusion_path_without_entropy": PathWithoutEntropy,
         "diffusion_noise_reused": NoiseReused,
     }
