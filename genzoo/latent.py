@@ -98,6 +98,8 @@ class _Refinement:
 
     def fit(self, steps: int, draws: int, learning_rate: float) -> None:
         """Ascend E log w by Adam with a cosine decay; an example goes back to q where its own draws prefer q."""
+        if not steps:
+            return  # q itself: nothing to choose between
         parameters = [self.shift.clone().requires_grad_(), self.log_scale.clone().requires_grad_()]
         adam = torch.optim.Adam(parameters, betas=(0.9, 0.99))
         for step in range(steps):

@@ -26,5 +26,6 @@ def genzoo_models() -> list[ModelCard]:
             # draws of the dequantization noise: 2,000 MNIST images in about 20 s of one thread
             num_samples={"discrete": 10, "binary": 10},
             kind="exact",
+            checked={"layers": 3, "hidden": 16, "bins": 6},
         )
     ]

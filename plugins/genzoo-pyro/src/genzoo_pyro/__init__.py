@@ -22,6 +22,7 @@ def genzoo_models() -> list[ModelCard]:
             adapters={"real": {"standardize": True}},
             num_samples={"real": 500, "binary": 500, "discrete": 50},
             kind="weights",
+            checked={"hidden": (32, 32)},
         ),
         ModelCard(
             name="pyro_mixture",

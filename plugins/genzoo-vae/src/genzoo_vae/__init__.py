@@ -21,6 +21,7 @@ def genzoo_models() -> list[ModelCard]:
             adapters={"real": {"standardize": True}},
             num_samples={"real": 500, "binary": 500, "discrete": 64},
             kind="weights",
+            checked={"hidden": (64, 64), "prior_components": 8},
         ),
         ModelCard(
             name="hvae",
@@ -32,5 +33,6 @@ def genzoo_models() -> list[ModelCard]:
             adapters={"real": {"standardize": True}},
             num_samples={"real": 128, "binary": 128, "discrete": 128},
             kind="weights",
+            checked={"width": 8, "top": 3, "coarse_layers": 1},
         ),
     ]
