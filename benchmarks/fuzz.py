@@ -222,7 +222,11 @@ def campaign(name: str, first: int, last: int, at: Path) -> tuple[str, Tally]:
         with tapped(parser, seen):
             for seed in range(first, last):
                 os.pwrite(marker, f"{name} {seed}".ljust(40).encode(), 0)
-                path.write_bytes(made(name, seed))
+                try:
+                    path.write_bytes(made(name, seed))
+                except Exception as error:  # a mistake here must not end the campaign, nor be passed over
+                    tally.crashes.append({"parser": name, "seed": seed, "fault": f"no input was made: {error!r}"})
+                    continue
                 seen[0] = False
                 signal.setitimer(signal.ITIMER_PROF, 10 * SECONDS)
                 start = time.process_time()
@@ -379,7 +383,7 @@ def _write(tallies: dict[str, Tally], seconds: float, total: int) -> None:
         name: {
             **asdict(tally),
             "seconds": round(tally.seconds, 1),
-            "past_share": round(tally.past / tally.inputs, 4),
+            "past_share": round(tally.past / max(1, tally.inputs), 4),
             "errors": len(tally.errors),
         }
         for name, tally in tallies.items()

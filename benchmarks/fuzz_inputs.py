@@ -189,7 +189,7 @@ def changed(rng: Rng, tree: Any, strings: tuple[str, ...] = STRINGS) -> Any:
                 parent[rng.choice(strings)] = copy.deepcopy(rng.choice((node, *VALUES)))
             case _:
                 deep: Any = node
-                for _ in range(rng.choice((1, 3, 70, 300)) if rng.random() < 0.2 else 1):
+                for _ in range(rng.choice((1, 3, 70, 100)) if rng.random() < 0.2 else 1):
                     deep = rng.choice(([deep], {"a": deep}))
                 parent[key] = deep
     return tree
