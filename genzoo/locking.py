@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from genzoo.errors import LockedError, StorageError
+from genzoo.safe_files import read_limited
+from genzoo.safe_json import parse_json
 
 log = logging.getLogger(__name__)
 NAME = ".lock"
@@ -90,7 +92,7 @@ def _is_named(handle: int, path: Path) -> bool:
 
 def _owner(path: Path) -> str:
     try:
-        said = json.loads(path.read_bytes()[:1000])
+        said = parse_json(read_limited(path, 1000))
         return f"process {int(said['pid'])} on {str(said['host'])[:200]}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

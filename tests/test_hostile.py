@@ -707,6 +707,14 @@ def test_links_in_a_run_folder_are_not_written_through(tmp_path: Path) -> None:
     assert mine.read_text() == "precious"
 
 
+@pytest.mark.parametrize("said", ["[" * 990, '{"pid": "x"}', "[]", '{"pid": 1e999}', "x" * 9999])
+def test_a_lock_that_says_nonsense(said: str, tmp_path: Path) -> None:
+    with locked(tmp_path):
+        (tmp_path / ".lock").write_text(said)
+        with pytest.raises(GenzooError, match="is in use by another process"), locked(tmp_path):
+            pass
+
+
 def test_progress_of_a_stranger(tmp_path: Path) -> None:
     for text in ("[" * 100_000, "\udc80", "NaN", "[]", '{"a": 1}\n{"a": '):
         (tmp_path / "progress.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
