@@ -18,8 +18,9 @@ from genzoo.class_mixture import mixed
 from genzoo.config import AdapterConfig, TrainSettings
 from genzoo.config import Config as BaseConfig
 from genzoo.errors import ConfigError
-from genzoo.interface import ConditionalSampler, GenerativeModel, GradientModel, Learner, seeded
+from genzoo.interface import ConditionalSampler, GenerativeModel, GradientModel, Learner
 from genzoo.likelihood import LogLikelihood, WeightSums
+from genzoo.seeding import seeded
 from genzoo.spec import Batch, DataSpec, Split
 from genzoo.transforms import Dequantize, Logit, Standardize, Transform, UniformNoise, VariationalNoise
 from genzoo.wrapping import Answer, WrappedLearner, Wrapper

@@ -8,11 +8,22 @@ from genzoo.hookspecs import hookimpl
 # Model name to the distribution that brings it: what an uninstalled model is answered with.
 KNOWN_PLUGINS = {
     "vae": "genzoo-vae",
+    "hvae": "genzoo-vae",
     "flow": "genzoo-flow",
     "ddpm": "genzoo-ddpm",
     "ddim": "genzoo-ddpm",
     "pyro_vae": "genzoo-pyro",
     "pyro_mixture": "genzoo-pyro",
+    "gmm": "genzoo-mixture",
+    "bernoulli_mixture": "genzoo-mixture",
+    "categorical_mixture": "genzoo-mixture",
+    "naive_bayes": "genzoo-autoregressive",
+    "nade": "genzoo-autoregressive",
+    "made": "genzoo-autoregressive",
+    "pixelcnn": "genzoo-autoregressive",
+    "transformer": "genzoo-autoregressive",
+    "rbm": "genzoo-energy",
+    "ebm": "genzoo-energy",
 }
 
 FFJORD = "Grathwohl et al. 2019, arXiv:1810.01367"

@@ -24,7 +24,7 @@ from genzoo.classification import classify
 from genzoo.config import Budget, Reference, TrainSettings
 from genzoo.errors import CapabilityError, GenzooError, NumericsError
 from genzoo.evaluation import Evaluation, evaluate, log_density_grid, log_truth
-from genzoo.interface import GenerativeModel, derive_seed
+from genzoo.interface import GenerativeModel
 from genzoo.liveness import Liveness
 from genzoo.locking import locked
 from genzoo.plan import Cell, Plan
@@ -32,6 +32,7 @@ from genzoo.provenance import commit, machine, versions
 from genzoo.records import RunRecord, finite, remove_temporaries, write_arrays, write_bytes
 from genzoo.registry import Registry, load_registry
 from genzoo.safe_json import parse_json
+from genzoo.seeding import derive_seed
 from genzoo.spec import Dataset
 from genzoo.training import Trainer, discard_checkpoints, points_of, validation_points
 

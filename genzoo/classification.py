@@ -18,8 +18,9 @@ from torch import Tensor
 from genzoo.class_mixture import ClassMixture, each_class, log_frequencies
 from genzoo.errors import CapabilityError, NumericsError
 from genzoo.evaluation import DEFAULT_POINTS, make_estimator
-from genzoo.interface import GenerativeModel, derive_seed
+from genzoo.interface import GenerativeModel
 from genzoo.likelihood import Kind, LogLikelihood
+from genzoo.seeding import derive_seed
 from genzoo.spec import Dataset
 from genzoo.training import points_of
 

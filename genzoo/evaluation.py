@@ -11,10 +11,11 @@ from torch import Tensor
 
 from genzoo.class_mixture import ClassMixture, each_class
 from genzoo.errors import CapabilityError, InputError, NumericsError, UnknownNameError
-from genzoo.interface import Estimator, GenerativeModel, derive_seed
+from genzoo.interface import Estimator, GenerativeModel
 from genzoo.likelihood import Kind, LogLikelihood, term_of
 from genzoo.means import MeanResult
 from genzoo.memory import halving
+from genzoo.seeding import derive_seed
 from genzoo.spec import Dataset, Density
 from genzoo.training import evaluation_index, points_of
 from genzoo.two_phase import TwoPhase, subset_of

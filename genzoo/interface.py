@@ -10,13 +10,11 @@ Public methods are final: they check shapes, dtypes, devices, seeds and modes on
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import itertools
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, final
 
 import torch
@@ -27,6 +25,7 @@ from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError, ConfigError, InputError
 from genzoo.likelihood import LogLikelihood, WeightSums, term_of
 from genzoo.means import MeanResult
+from genzoo.seeding import derive_seed, evaluating, seeded
 from genzoo.spec import Batch, DataSpec, Split
 
 
@@ -309,8 +308,8 @@ class Estimator(ABC):
     """Whether it is of another model than `sample` draws from (a shorter chain, an ODE); its name says of which."""
 
     sharper: bool = False
-    """Whether one draw expects more than one of the model's default (a refined posterior, annealed chains), still at most
-    log p(x)."""
+    """Whether one draw expects more than one of the model's default (a refined posterior, annealed chains), and still
+    at most log p(x)."""
 
     suggested_samples: int = 1
     """Draws an example that suit it, where the caller names none."""
@@ -391,34 +390,3 @@ class ModelEstimator(Estimator):
     ) -> LogLikelihood:
         """See GenerativeModel.log_likelihood."""
         return self.model.log_likelihood(x, num_samples, seed, condition)
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from the SHA-256 of its parts; different parts give unrelated streams."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-@contextlib.contextmanager
-def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Run with the global RNG seeded, and restore it after; None leaves it alone. nflows, Pyro and torch.distributions
-    all draw from the global RNG, so this is the one seed that they obey."""
-    if seed is None:
-        yield
-        return
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; each submodule's own mode restored after."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, mode in modes:
-            child.training = mode

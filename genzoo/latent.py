@@ -21,8 +21,9 @@ from torch import Tensor
 
 from genzoo.ais import forward, reverse, sandwich, sigmoidal
 from genzoo.hmc import HMC, GeometricPath, Law, StepSizes, tune
-from genzoo.interface import Estimator, GenerativeModel, derive_seed, evaluating, seeded
+from genzoo.interface import Estimator, GenerativeModel
 from genzoo.likelihood import LogLikelihood
+from genzoo.seeding import derive_seed, evaluating, seeded
 from genzoo.spec import Split
 
 PILOT = 16

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from genzoo.config import TrainSettings
 from genzoo.errors import NumericsError
-from genzoo.interface import GradientModel, Learner, evaluating, seeded
+from genzoo.interface import GradientModel, Learner
+from genzoo.seeding import evaluating, seeded
 from genzoo.spec import Batch, Split
 
 NAMED = 3

@@ -13,8 +13,9 @@ from torch import Tensor
 from genzoo.data.files import load_points
 from genzoo.data.readers import read
 from genzoo.errors import DataError, PluginError, UsageError
-from genzoo.interface import ConditionalSampler, derive_seed
+from genzoo.interface import ConditionalSampler
 from genzoo.registry import Registry
+from genzoo.seeding import derive_seed
 from genzoo.spec import Dataset, DataSpec
 from genzoo.training import points_of
 

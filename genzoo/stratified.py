@@ -13,9 +13,10 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from genzoo.interface import Estimator, derive_seed
+from genzoo.interface import Estimator
 from genzoo.likelihood import LogLikelihood
 from genzoo.means import LEAST_RANDOMISATIONS, MeanResult
+from genzoo.seeding import derive_seed
 
 
 class StratifiedEstimator(Estimator):

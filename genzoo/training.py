@@ -28,10 +28,11 @@ from torch import Tensor
 
 from genzoo.config import Budget
 from genzoo.errors import BudgetError, DataError, NumericsError, RunError
-from genzoo.interface import GenerativeModel, Learner, derive_seed, seeded
+from genzoo.interface import GenerativeModel, Learner
 from genzoo.liveness import Liveness
 from genzoo.means import MeanResult
 from genzoo.memory import halving
+from genzoo.seeding import derive_seed, seeded
 from genzoo.spec import Batch, Dataset
 from genzoo.state import copied, load_state, save_state
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from genzoo.config import TrainSettings
-from genzoo.interface import Estimator, GenerativeModel, Learner, evaluating, seeded
+from genzoo.interface import Estimator, GenerativeModel, Learner
 from genzoo.likelihood import LogLikelihood
+from genzoo.seeding import evaluating, seeded
 from genzoo.spec import Split
 from genzoo.stratified import StratifiedEstimator
 

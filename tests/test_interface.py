@@ -23,10 +23,9 @@ from genzoo.interface import (
     LatentVariableModel,
     Learner,
     ModelEstimator,
-    derive_seed,
-    evaluating,
 )
 from genzoo.likelihood import LogLikelihood
+from genzoo.seeding import derive_seed, evaluating
 from genzoo.spec import DataSpec
 
 PLANE, LABELLED, GREY = DataSpec((2,)), DataSpec((2,), classes=3), DataSpec((1, 4, 4), levels=17)

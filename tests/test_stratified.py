@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from genzoo.interface import seeded
 from genzoo.likelihood import LogLikelihood
 from genzoo.means import LEAST_RANDOMISATIONS
+from genzoo.seeding import seeded
 from genzoo.stratified import StratifiedEstimator
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from genzoo.errors import ConfigError, InputError, UnknownNameError
-from genzoo.interface import GradientModel, derive_seed, seeded
+from genzoo.interface import GradientModel
+from genzoo.seeding import derive_seed, seeded
 from genzoo.spec import Batch
 from genzoo.state import copied, flatten
 from genzoo.testing.statistics import Z, paired_z

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genzoo.interface import ConditionalSampler, derive_seed
+from genzoo.interface import ConditionalSampler
+from genzoo.seeding import derive_seed
 from genzoo.testing.statistics import Z, paired_z
 from genzoo.testing.subject import CheckSkipped, Subject, Trained, require
 

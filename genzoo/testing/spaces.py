@@ -10,7 +10,8 @@ from torch import Tensor
 
 from genzoo.adapters import Adapted
 from genzoo.class_mixture import ClassMixture
-from genzoo.interface import GenerativeModel, derive_seed
+from genzoo.interface import GenerativeModel
+from genzoo.seeding import derive_seed
 from genzoo.testing.problems import all_states, midpoint_grid
 from genzoo.testing.subject import CheckSkipped, Subject, Trained
 
@@ -20,6 +21,8 @@ CELLS = 12
 """Cells a side, where samples are counted in the plane."""
 SIDE = 3
 """Nodes a side of the squares over which a bound is averaged before it is exponentiated."""
+ALIKE = 40
+"""States in a cell, where samples are counted against a bound: the noise of one state's bound is too large."""
 
 
 def domain(subject: Subject, trained: Trained) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -99,6 +102,15 @@ def frequent(trained: Trained, most: int) -> Tensor:
         x, y = x[y < 2], y[y < 2]
     counts = torch.bincount(node_of(trained, x, y))
     return counts.topk(min(most, int((counts > 0).sum()))).indices
+
+
+def alike(trained: Trained, nodes: int, most: int) -> Tensor:
+    """Cell of each state: the `most` frequent ones with those that are about as frequent, all others in one."""
+    often = frequent(trained, most)  # by falling frequency
+    rank = torch.arange(len(often)) // ALIKE
+    cells = torch.full((nodes,), int(rank[-1]) + 1)
+    cells[often] = rank
+    return cells
 
 
 def node_of(trained: Trained, samples: Tensor, labels: Tensor | None) -> Tensor:

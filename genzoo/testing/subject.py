@@ -18,9 +18,10 @@ from torch import Tensor
 from genzoo.building import Blueprint
 from genzoo.config import Budget, Reference, TrainSettings
 from genzoo.errors import CapabilityError
-from genzoo.interface import GenerativeModel, Learner, derive_seed
+from genzoo.interface import GenerativeModel, Learner
 from genzoo.likelihood import Kind, LogLikelihood
 from genzoo.registry import Registry
+from genzoo.seeding import derive_seed
 from genzoo.spec import Batch, Dataset
 from genzoo.testing.problems import PROBLEMS
 from genzoo.training import Trainer, points_of
@@ -64,7 +65,7 @@ REACH = 4.5
 """Half side of the box, in deviations of the data."""
 
 QUICK = Level("quick", ("plane", "binary", "levels_image", "labelled"), 60, 8_000, 16, 108, 60_000, 30_000)
-FULL = Level("full", tuple(PROBLEMS), 400, 40_000, 64, 216, 400_000, 200_000)
+FULL = Level("full", tuple(PROBLEMS), 800, 40_000, 64, 216, 800_000, 400_000)
 LEVELS = {level.name: level for level in (QUICK, FULL)}
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from genzoo.interface import Estimator, GenerativeModel, derive_seed
+from genzoo.interface import Estimator, GenerativeModel
 from genzoo.latent import LatentJoint, RefinedELBO
 from genzoo.likelihood import LogLikelihood, term_of
+from genzoo.seeding import derive_seed
 from genzoo.testing.spaces import domain, frequent, groups, inner_samples, lattice, node_of, share_inside
 from genzoo.testing.statistics import ALPHA, Z, cell_deviations, chi_square_limit, integral, lower_integral, paired_z
 from genzoo.testing.subject import CheckSkipped, Subject, Trained, require
@@ -28,8 +29,9 @@ rest fall into cells by the sum of their codes."""
 HEAVY = 0.25
 """Relative variance of a frequent state's mass beyond which the weights' tail is so heavy that their sample variance,
 and with it the law of the statistic, means nothing: four effective draws."""
-BOUND_TOP, BOUND_DRAWS = 200, 32
-"""Of a discrete space: the states at which a bound is asked, and the draws spent on each."""
+BOUND_TOP, BOUND_DRAWS = 200, 2
+"""Of a discrete space: the states at which a bound is asked, and the draws spent on each, for every one that the level
+grants a node."""
 AGREE, AGREE_LEAST = 200, 8
 """Examples on which estimators are compared; one so costly that fewer are within the level's work is left out."""
 TERMS = 1e-6
@@ -63,7 +65,9 @@ def bound_mass_is_below_one(subject: Subject, problem: str) -> None:
         raise CheckSkipped(f"an answer of kind {result.kind} is checked two-sided or not at all")
     if result.variance is None:
         raise CheckSkipped("the answer does not know its Monte Carlo variance")
-    mass, variance = lower_integral(result.lower, result.variance, weights, groups(subject, trained, len(weights)))
+    mass, variance = lower_integral(
+        result.lower, result.variance, weights, groups(subject, trained, len(weights), BOUND_TOP)
+    )
     total, error = float(mass.sum()), float(variance.sum().sqrt())
     limit = 1 + TOLERANCE + Z * error
     require(total <= limit, f"mass of the bound {total:.4f} +- {error:.4f}; expected at most 1")
@@ -81,8 +85,8 @@ def exact_has_no_noise(subject: Subject, problem: str) -> None:
 
 
 def terms_sum(subject: Subject, problem: str) -> None:
-    """The named terms sum to the answer, and the parts of a term, an array named <term>_per_<part>, to that term; both
-    example by example."""
+    """The named terms sum to the answer, and the parts of a term, an array named `<term>_per_<part>`, to that term;
+    both example by example."""
     trained = subject.trained(problem)
     x, condition = trained.examples(subject.points(trained.data, 64, 8))
     for k in (1, 4):
@@ -195,47 +199,63 @@ def samples_match(subject: Subject, problem: str) -> None:
     result, weights = _everywhere(subject, trained)
     if result.kind in ("estimate", "bracket"):
         raise CheckSkipped(f"an answer of kind {result.kind} says nothing of cells")
-    if result.kind == "lower_bound" and result.variance is None:
-        raise CheckSkipped("the answer does not know its Monte Carlo variance")
-    if result.kind != "lower_bound" and not all(mass.right for mass in _masses(subject, trained, result, weights)):
+    if result.kind == "lower_bound":
+        _no_cell_is_short(subject, trained, result, weights)
+        return
+    if not all(mass.right for mass in _masses(subject, trained, result, weights)):
         raise CheckSkipped("the likelihood does not sum to one: mend mass_is_one first")
     x, _, _ = domain(subject, trained)
+    variance_of = torch.zeros_like(result.lower) if result.variance is None else result.variance
     often = torch.empty(0, dtype=torch.int64) if trained.data.spec.levels is None else frequent(trained, TOP)
-    if result.kind != "exact" and result.variance is not None and len(often):
-        worst, spent = float(result.variance[often].max()), TOP_DRAWS if result.kind == "weights" else BOUND_DRAWS
-        if worst > HEAVY:
-            raise CheckSkipped(f"of a frequent state, {spent} draws leave a variance of {worst:.2g}: too much to tell")
+    if len(often) and (worst := float(variance_of[often].max())) > HEAVY:
+        raise CheckSkipped(f"of a frequent state, {TOP_DRAWS} weights are worth {1 / worst:.0f}: too few to tell")
     samples, labels = inner_samples(subject, trained, "samples", subject.level.draws)
     if trained.data.spec.levels is None:
-        cells, drawn = lattice(x, x), lattice(x, samples)
+        cells, drawn, systematic = lattice(x, x), lattice(x, samples), TOLERANCE
     else:
-        cells = TOP + x.flatten(1).sum(1, dtype=torch.int64)
+        cells, systematic = TOP + x.flatten(1).sum(1, dtype=torch.int64), 0.0
         cells[often] = torch.arange(len(often))
         drawn = cells[node_of(trained, samples, labels)]
-    bound = result.kind == "lower_bound"
-    variance_of = torch.zeros_like(result.lower) if result.variance is None else result.variance
-    if bound:
-        group = groups(subject, trained, len(weights))
-        mass, variance_of_mass = lower_integral(result.lower, variance_of, weights, group)
-        cells = torch.empty_like(mass, dtype=torch.int64).scatter(0, group, cells)
-    else:
-        mass = weights * result.lower.exp()
-        variance_of_mass = mass.square() * variance_of
-    size = int(max(int(cells.max()), int(drawn.max()))) + 1
-    empty = torch.zeros(size, dtype=torch.float64)
-    share, variance = empty.index_add(0, cells, mass), empty.index_add(0, cells, variance_of_mass)
-    counts = torch.bincount(drawn, minlength=size).to(torch.float64)
-    systematic = 0.0 if trained.data.spec.levels is not None else TOLERANCE
-    z = cell_deviations(counts, share, variance, systematic, scaled=not bound)
-    if bound:
-        worst, limit = float(z.min()), -_bonferroni(len(z))
-        require(worst >= limit, f"a cell holds too few samples for the bound: z = {worst:.1f}, limit {limit:.1f}")
-        return
+    mass = weights * result.lower.exp()
+    counts, share, variance = _by_cell(cells, drawn, mass, mass.square() * variance_of)
+    z = cell_deviations(counts, share, variance, systematic, scaled=True)
     statistic, limit = float(z.square().sum()), chi_square_limit(len(z))
     require(
         statistic <= limit,
         f"samples do not follow the likelihood: chi-square {statistic:.1f} over {len(z)} cells, limit {limit:.1f}",
     )
+
+
+def _no_cell_is_short(subject: Subject, trained: Trained, result: LogLikelihood, weights: Tensor) -> None:
+    """No cell holds significantly fewer samples than the integral of exp(lower): of the plane's lattice, or of states
+    that are about as frequent in the training data."""
+    if result.variance is None:
+        raise CheckSkipped("the answer does not know its Monte Carlo variance")
+    x, _, _ = domain(subject, trained)
+    group = groups(subject, trained, len(weights), BOUND_TOP)
+    mass, noise = lower_integral(result.lower, result.variance, weights, group)
+    plane = trained.data.spec.levels is None
+    place = lattice(x, x) if plane else group
+    cells = torch.empty_like(mass, dtype=torch.int64).scatter(0, group, place)
+    _, share, variance = _by_cell(cells, cells, mass, noise)
+    expected = subject.level.draws * share
+    most = float((expected / (expected + (subject.level.draws**2) * variance).sqrt().clamp(min=1.0)).max())
+    if most < _bonferroni(len(share)):
+        raise CheckSkipped(f"the bound is so noisy that a cell without any sample would be {most:.1f} deviations short")
+    samples, labels = inner_samples(subject, trained, "samples", subject.level.draws)
+    drawn = lattice(x, samples) if plane else group[node_of(trained, samples, labels)]
+    counts, share, variance = _by_cell(cells, drawn, mass, noise)
+    z = cell_deviations(counts, share, variance, TOLERANCE if plane else 0.0)
+    worst, limit = float(z.min()), -_bonferroni(len(z))
+    require(worst >= limit, f"a cell holds too few samples for the bound: z = {worst:.1f}, limit {limit:.1f}")
+
+
+def _by_cell(cells: Tensor, drawn: Tensor, mass: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws in each cell, and the sums of `mass` and `variance (N,)` of what lies in each of `cells (N,)`, float64."""
+    size = int(max(int(cells.max()), int(drawn.max()))) + 1
+    empty = torch.zeros(size, dtype=torch.float64)
+    counts = torch.bincount(drawn, minlength=size).to(torch.float64)
+    return counts, empty.index_add(0, cells, mass), empty.index_add(0, cells, variance)
 
 
 def _bonferroni(cells: int) -> float:
@@ -265,7 +285,7 @@ def _everywhere(subject: Subject, trained: Trained) -> tuple[LogLikelihood, Tens
     else:
         nothing = torch.full((len(x),), -math.inf, dtype=torch.float64)
         often = frequent(trained, BOUND_TOP)
-        refined = ask(often, BOUND_DRAWS, "top")
+        refined = ask(often, BOUND_DRAWS * subject.level.num_samples, "top")
         result = replace(refined, lower=nothing, variance=torch.zeros_like(nothing), terms={}, arrays={})
     if refined.variance is None or result.variance is None:
         return replace(result, variance=None), weights

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from genzoo import DataSpec, Estimator, GradientModel, LogLikelihood, hookimpl
 from genzoo.cards import ModelCard
 from genzoo.config import Config, TrainSettings
-from genzoo.interface import ModelEstimator, evaluating, seeded
+from genzoo.interface import ModelEstimator
 from genzoo.nn import MLP
+from genzoo.seeding import evaluating, seeded
 from genzoo.spec import Split
 
 STEPS = 8

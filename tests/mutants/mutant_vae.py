@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from genzoo import DataSpec, Estimator, LatentVariableModel, LogLikelihood, hookimpl
 from genzoo.cards import ModelCard
 from genzoo.config import Config, TrainSettings
-from genzoo.interface import ModelEstimator, evaluating, seeded
+from genzoo.interface import ModelEstimator
 from genzoo.nn import MLP
+from genzoo.seeding import evaluating, seeded
 
 LATENTS, WIDTH = 2, 32
 

@@ -23,7 +23,8 @@ from genzoo.cards import ModelCard
 from genzoo.config import Config as BaseConfig
 from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError
-from genzoo.interface import ModelEstimator, seeded
+from genzoo.interface import ModelEstimator
+from genzoo.seeding import seeded
 from genzoo.spec import Batch, Split
 
 

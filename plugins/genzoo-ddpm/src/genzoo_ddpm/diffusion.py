@@ -22,9 +22,10 @@ from torch import Tensor
 
 from genzoo.config import Config, TrainSettings
 from genzoo.errors import CapabilityError
-from genzoo.interface import ConditionalSampler, Estimator, GradientModel, evaluating, seeded
+from genzoo.interface import ConditionalSampler, Estimator, GradientModel
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
+from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
 from genzoo_ddpm.allocation import Allocation
 from genzoo_ddpm.bound import PILOT_NUMBERS, drawn_bound, subset

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from genzoo.errors import InputError
-from genzoo.interface import Estimator, evaluating, seeded
+from genzoo.interface import Estimator
 from genzoo.likelihood import LogLikelihood
+from genzoo.seeding import evaluating, seeded
 from genzoo.spec import Split
 from genzoo_ddpm.allocation import Allocation
 from genzoo_ddpm.bound import drawn_bound, full_bound, pilot

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from genzoo.errors import InputError
-from genzoo.interface import evaluating, seeded
 from genzoo.likelihood import LogLikelihood
+from genzoo.seeding import evaluating, seeded
 from genzoo.spec import Split
 from genzoo.stratified import StratifiedEstimator
 from genzoo_ddpm.allocation import Allocation

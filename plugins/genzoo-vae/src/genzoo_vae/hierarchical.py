@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from genzoo.config import Config, TrainSettings
 from genzoo.errors import CapabilityError
 from genzoo.heads import HeadName, head_for
-from genzoo.interface import Estimator, LatentVariableModel, ModelEstimator, evaluating, seeded
+from genzoo.interface import Estimator, LatentVariableModel, ModelEstimator
 from genzoo.nn import condition_features, condition_width
+from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
 
 FREQUENCIES = (1.0, 2.0, 4.0)

@@ -26,10 +26,11 @@ from torch.distributions import Distribution
 
 from genzoo.config import Config, TrainSettings
 from genzoo.heads import FULL_DIMS, HeadName, head_for
-from genzoo.interface import Estimator, LatentVariableModel, ModelEstimator, evaluating, seeded
+from genzoo.interface import Estimator, LatentVariableModel, ModelEstimator
 from genzoo.latent import AnnealedImportance, LatentJoint, RefinedELBO
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import MLP, condition_features, condition_width
+from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
 from genzoo_vae.posterior import GaussianPosterior
 from genzoo_vae.prior import GaussianMixture, Prior, StandardNormal
