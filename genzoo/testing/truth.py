@@ -12,8 +12,17 @@ from genzoo.interface import Estimator, GenerativeModel
 from genzoo.latent import LatentJoint, RefinedELBO
 from genzoo.likelihood import LogLikelihood, term_of
 from genzoo.seeding import derive_seed
-from genzoo.testing.spaces import domain, frequent, groups, inner_samples, lattice, node_of, share_inside
-from genzoo.testing.statistics import ALPHA, Z, cell_deviations, chi_square_limit, integral, lower_integral, paired_z
+from genzoo.testing.spaces import alike, domain, frequent, groups, inner_samples, lattice, node_of, share_inside
+from genzoo.testing.statistics import (
+    ALPHA,
+    Z,
+    cell_deviations,
+    chi_square_limit,
+    integral,
+    lower_integral,
+    paired_z,
+    pooled,
+)
 from genzoo.testing.subject import CheckSkipped, Subject, Trained, require
 from genzoo.wrapping import WrappedEstimator, Wrapper
 
@@ -65,9 +74,7 @@ def bound_mass_is_below_one(subject: Subject, problem: str) -> None:
         raise CheckSkipped(f"an answer of kind {result.kind} is checked two-sided or not at all")
     if result.variance is None:
         raise CheckSkipped("the answer does not know its Monte Carlo variance")
-    mass, variance = lower_integral(
-        result.lower, result.variance, weights, groups(subject, trained, len(weights), BOUND_TOP)
-    )
+    mass, variance = lower_integral(result.lower, result.variance, weights, groups(subject, trained, len(weights)))
     total, error = float(mass.sum()), float(variance.sum().sqrt())
     limit = 1 + TOLERANCE + Z * error
     require(total <= limit, f"mass of the bound {total:.4f} +- {error:.4f}; expected at most 1")
@@ -232,18 +239,19 @@ def _no_cell_is_short(subject: Subject, trained: Trained, result: LogLikelihood,
     if result.variance is None:
         raise CheckSkipped("the answer does not know its Monte Carlo variance")
     x, _, _ = domain(subject, trained)
-    group = groups(subject, trained, len(weights), BOUND_TOP)
+    group = groups(subject, trained, len(weights))
     mass, noise = lower_integral(result.lower, result.variance, weights, group)
     plane = trained.data.spec.levels is None
-    place = lattice(x, x) if plane else group
+    place = lattice(x, x) if plane else alike(trained, len(weights), BOUND_TOP)
     cells = torch.empty_like(mass, dtype=torch.int64).scatter(0, group, place)
     _, share, variance = _by_cell(cells, cells, mass, noise)
-    expected = subject.level.draws * share
-    most = float((expected / (expected + (subject.level.draws**2) * variance).sqrt().clamp(min=1.0)).max())
-    if most < _bonferroni(len(share)):
+    n = subject.level.draws
+    expected, spread = pooled(n * share, n * n * variance)
+    most = float((expected / (expected + spread).clamp(min=1.0).sqrt()).max())
+    if most < _bonferroni(len(expected)):
         raise CheckSkipped(f"the bound is so noisy that a cell without any sample would be {most:.1f} deviations short")
-    samples, labels = inner_samples(subject, trained, "samples", subject.level.draws)
-    drawn = lattice(x, samples) if plane else group[node_of(trained, samples, labels)]
+    samples, labels = inner_samples(subject, trained, "samples", n)
+    drawn = lattice(x, samples) if plane else place[node_of(trained, samples, labels)]
     counts, share, variance = _by_cell(cells, drawn, mass, noise)
     z = cell_deviations(counts, share, variance, TOLERANCE if plane else 0.0)
     worst, limit = float(z.min()), -_bonferroni(len(z))
