@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := passive
 STAMP := $(VENV)/.stamp
 
-.PHONY: bench test test-long ci lint toys mnist tables mutants calibrate checks check-full fuzz torture clean
+.PHONY: bench test test-long ci lint toys mnist tables mutants calibrate checks check-full coverage fuzz torture clean
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -70,6 +70,10 @@ fuzz: $(STAMP)
 ## torture: a bench killed 50 times and resumed, against an untouched one (under ten minutes)
 torture: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/torture.py
+
+## coverage: how often stated intervals hold the truth (one minute)
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py
 
 ## checks: write CHECKS.md from the kit
 checks: $(STAMP)

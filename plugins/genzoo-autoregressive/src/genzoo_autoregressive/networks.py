@@ -1,0 +1,183 @@
+"""Networks whose output for a dimension depends on the dimensions before it alone.
+
+    (x (B, F, D), label (B, classes)) -> (B, P, D),      output i a function of inputs j < i and of the label
+
+`Masked` knows several orders; the others go in the order of the dimensions (raster order for images).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, pad, scaled_dot_product_attention, silu
+
+
+class Causal(nn.Module, ABC):
+    """A network as described at the module's head."""
+
+    orders: Tensor
+    """`(M, D)`: in which order each member of an ensemble goes; one row, 0..D-1, for most."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, label: Tensor, member: int = 0) -> Tensor:
+        """See the module."""
+
+
+def natural(dims: int) -> Tensor:
+    """The order of the dimensions, `(1, D)`."""
+    return torch.arange(dims)[None]
+
+
+class Constant(Causal):
+    """No dimension depends on another: a table for each label, starting at zero."""
+
+    def __init__(self, dims: int, outputs: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("orders", natural(dims), persistent=False)
+        self.table = nn.Parameter(torch.zeros(max(1, classes), outputs, dims))
+
+    def forward(self, x: Tensor, label: Tensor, member: int = 0) -> Tensor:
+        """See Causal."""
+        if not label.shape[1]:
+            return self.table.expand(len(x), -1, -1)
+        return torch.einsum("bc,cpd->bpd", label, self.table)
+
+
+class Shared(Causal):
+    """NADE (Larochelle and Murray 2011, eq. 2-4): h_i = a(c + sum_{j<i} W_j x_j), out_i = V_i h_i."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, classes: int, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("orders", natural(dims), persistent=False)
+        self.into = nn.Parameter(torch.randn(dims, inputs, hidden) / math.sqrt(dims * inputs))
+        self.start = nn.Linear(classes + 1, hidden, bias=False)
+        self.out = nn.Parameter(torch.randn(dims, outputs, hidden) * (0.1 / math.sqrt(hidden)))
+
+    def forward(self, x: Tensor, label: Tensor, member: int = 0) -> Tensor:
+        """See Causal."""
+        steps = torch.einsum("bfd,dfh->bdh", x, self.into)
+        before = pad(steps.cumsum(1)[:, :-1], (0, 0, 1, 0))  # (B, D, H): sums over j < i
+        one = x.new_ones(len(x), 1)
+        start = self.start(torch.cat([one, label], 1))
+        hidden = silu(before + start[:, None])
+        return torch.einsum("bdh,dph->bpd", hidden, self.out)
+
+
+class Masked(Causal):
+    """MADE (Germain et al. 2015): masked layers; M orders with degrees of their own share the weights.
+
+    A hidden unit of degree m sees inputs whose place in the order is below m; output i sees hidden units of degree at
+    most its place.
+    """
+
+    def __init__(
+        self, dims: int, inputs: int, outputs: int, classes: int, hidden: Sequence[int], members: int, seed: int
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        orders = [torch.arange(dims), *(torch.randperm(dims, generator=generator) for _ in range(members - 1))]
+        self.register_buffer("orders", torch.stack(orders))
+        widths = [dims * inputs, *hidden]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.label = nn.ModuleList(nn.Linear(classes, width, bias=False) for width in hidden if classes)
+        self.last = nn.Linear(widths[-1], outputs * dims)
+        self.skip = nn.Linear(dims * inputs, outputs * dims, bias=False)
+        for layer in (self.last, self.skip):
+            with torch.no_grad():
+                layer.weight.mul_(0.1)
+        self.inputs, self.outputs = inputs, outputs
+        for m, order in enumerate(orders):
+            place = order.argsort()  # of each dimension
+            degree = place.repeat(inputs)
+            for depth, width in enumerate(hidden):
+                # degrees 1..D-1 (0 would see nothing), as even as can be, shuffled for all members but the first
+                new = torch.arange(width) % max(1, dims - 1) + 1
+                if m:
+                    new = new[torch.randperm(width, generator=generator)]
+                first = depth == 0
+                mask = new[:, None] > degree if first else new[:, None] >= degree
+                self.register_buffer(f"mask_{m}_{depth}", mask, persistent=False)
+                degree = new
+            out = place.repeat(outputs)
+            self.register_buffer(f"mask_{m}_last", out[:, None] >= degree, persistent=False)
+            self.register_buffer(f"mask_{m}_skip", out[:, None] > place.repeat(inputs), persistent=False)
+
+    def _mask(self, member: int, name: str | int) -> Tensor:
+        return cast(Tensor, getattr(self, f"mask_{member}_{name}"))
+
+    def forward(self, x: Tensor, label: Tensor, member: int = 0) -> Tensor:
+        """See Causal."""
+        flat = x.flatten(1)  # (B, F D): feature by feature, as the masks are
+        h = flat
+        for depth, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.Linear)
+            h = linear(h, layer.weight * self._mask(member, depth), layer.bias)
+            h = silu(h + self.label[depth](label) if len(self.label) else h)
+        out = linear(h, self.last.weight * self._mask(member, "last"), self.last.bias)
+        out = out + linear(flat, self.skip.weight * self._mask(member, "skip"))
+        return out.view(len(x), self.outputs, -1)
+
+
+class Block(nn.Module):
+    """Causal self-attention and an MLP, each after a norm and added (pre-norm)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, h: Tensor, cache: list[Tensor] | None = None) -> Tensor:
+        """`(B, T, width)`; with a `cache` of keys and values `h` is the newest place alone, and joins it."""
+        q, k, v = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
+            for part in self.qkv(self.first(h)).chunk(3, 2)
+        )
+        if cache is not None:
+            if cache:
+                k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+            cache[:] = [k, v]
+        mixed = scaled_dot_product_attention(q, k, v, is_causal=cache is None)
+        h = h + self.merge(mixed.transpose(1, 2).flatten(2))
+        return h + cast(Tensor, self.mlp(self.second(h)))
+
+
+class Attention(Causal):
+    """A decoder-only transformer: place i sees the dimensions before it, shifted by a start vector from the label."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, classes: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.register_buffer("orders", natural(dims), persistent=False)
+        self.into = nn.Linear(inputs, width)
+        self.start = nn.Linear(classes + 1, width, bias=False)
+        self.place = nn.Parameter(0.1 * torch.randn(dims, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, outputs)
+        with torch.no_grad():
+            self.out.weight.mul_(0.1)
+
+    def begin(self, n: int, label: Tensor) -> Tensor:
+        """The start vectors `(n, 1, width)`."""
+        one = self.place.new_ones(n, 1)
+        return cast(Tensor, self.start(torch.cat([one, label], 1)))[:, None]
+
+    def forward(self, x: Tensor, label: Tensor, member: int = 0) -> Tensor:
+        """See Causal."""
+        h = torch.cat([self.begin(len(x), label), self.into(x.transpose(1, 2))[:, :-1]], 1) + self.place
+        for block in self.blocks:
+            h = block(h)
+        return cast(Tensor, self.out(self.norm(h))).transpose(1, 2)
+
+    def at(self, i: int, before: Tensor, caches: list[list[Tensor]]) -> Tensor:
+        """Output `(B, P)` of place `i`, given the vector of the dimension before it `(B, 1, width)` and the caches."""
+        h = before + self.place[i]
+        for block, cache in zip(self.blocks, caches, strict=True):
+            h = block(h, cache)
+        return cast(Tensor, self.out(self.norm(h)))[:, 0]

@@ -1,0 +1,214 @@
+"""Autoregressive models: causality by autograd, conditionals against their formulas, sampling against enumeration."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from genzoo_autoregressive.conditionals import CategoricalHead, GaussianMixtureHead, inputs
+from genzoo_autoregressive.models import (
+    MADE,
+    NADE,
+    Autoregressive,
+    MADEConfig,
+    NADEConfig,
+    NaiveBayes,
+    PixelCNN,
+    PixelCNNConfig,
+    Transformer,
+    TransformerConfig,
+)
+from genzoo_autoregressive.networks import Attention, Shared
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+
+from genzoo.errors import CapabilityError
+from genzoo.spec import DataSpec
+
+IMAGE = DataSpec((1, 4, 5), 2)
+
+
+def stirred(model: Autoregressive) -> Autoregressive:
+    """Weights large enough that everything depends on all that it may."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def models(spec: DataSpec) -> dict[str, Autoregressive]:
+    torch.manual_seed(0)
+    made = {
+        "nade": NADE(spec, NADEConfig(hidden=16)),
+        "made": MADE(spec, MADEConfig(hidden=(40, 40))),
+        "made of 3 orders": MADE(spec, MADEConfig(hidden=(40, 40), orders=3)),
+        "transformer": Transformer(spec, TransformerConfig(width=16, depth=2, heads=2)),
+    }
+    if len(spec.event_shape) == 3:
+        made["pixelcnn"] = PixelCNN(spec, PixelCNNConfig(width=8, depth=3, kernel=3))
+    return {name: stirred(model) for name, model in made.items()}
+
+
+@pytest.mark.parametrize("name", ["nade", "made", "made of 3 orders", "transformer", "pixelcnn"])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_conditional_depends_on_all_earlier_dimensions_and_on_no_other(name: str, labelled: bool) -> None:
+    """The Jacobian of every output by autograd is zero, exactly, from a dimension on; before it no dimension is without
+    influence on any later output (but for MADE, whose masks may keep some apart at this width)."""
+    spec = DataSpec((1, 4, 5), 2, 3 if labelled else None)
+    model, dims = models(spec)[name], 20
+    label = torch.nn.functional.one_hot(torch.tensor([1]), 3).float() if labelled else torch.zeros(1, 0)
+    for m, order in enumerate(model.network.orders):
+        x = torch.randn(1, 1, dims, dtype=torch.float32)
+        jacobian = torch.autograd.functional.jacobian(lambda v, m=m: model.network(v, label, m).sum(1)[0], x)[:, 0, 0]
+        jacobian = jacobian[order][:, order]  # (D, D) in the order: strictly lower triangular
+        assert bool((jacobian.triu() == 0).all())
+        below = jacobian.tril(-1) != 0
+        reached = int(below.sum()) / (dims * (dims - 1) / 2)
+        assert reached > (0.9 if name.startswith("made") else 0.999)
+
+
+def test_nade_follows_its_equations() -> None:
+    torch.manual_seed(0)
+    network = Shared(5, 1, 2, 0, 7)
+    x = torch.randn(3, 1, 5)
+    c = network.start(torch.ones(1, 1))[0]
+    for i in range(5):
+        hidden = torch.nn.functional.silu(
+            c + sum((x[:, 0, j, None] * network.into[j, 0] for j in range(i)), torch.zeros(3, 7))
+        )
+        torch.testing.assert_close(network(x, torch.zeros(3, 0))[:, :, i], hidden @ network.out[i].T)
+
+
+@pytest.mark.parametrize("name", ["nade", "made", "made of 3 orders", "transformer"])
+def test_probabilities_of_all_states_sum_to_one(name: str) -> None:
+    spec = DataSpec((5,), 3)
+    states = torch.cartesian_prod(*[torch.arange(3)] * 5).to(torch.uint8)
+    total = models(spec)[name].log_likelihood(states).lower.exp().sum()
+    assert float(total) == pytest.approx(1.0, abs=1e-5)  # float32 logits
+
+
+def test_an_ensemble_averages_likelihoods_not_logits() -> None:
+    model = models(DataSpec((5,), 2))["made of 3 orders"]
+    x = torch.cartesian_prod(*[torch.arange(2)] * 5).to(torch.uint8)
+    with torch.no_grad():
+        each = torch.stack([model._log_prob(x, None, m) for m in range(3)])
+    said = model.log_likelihood(x).lower
+    torch.testing.assert_close(said, each.exp().mean(0).log(), rtol=1e-6, atol=1e-6)
+    assert float((said - each.mean(0)).abs().max()) > 0.05  # averaging the logarithms is something else
+
+
+def test_naive_bayes_is_independent_given_the_label() -> None:
+    torch.manual_seed(0)
+    spec = DataSpec((3,), 4, 2)
+    model = stirred(NaiveBayes(spec))
+    x = torch.cartesian_prod(*[torch.arange(4)] * 3).to(torch.uint8)
+    for y in (0, 1):
+        p = model.log_likelihood(x, condition=torch.full((64,), y)).lower.exp().view(4, 4, 4)
+        first, second, third = p.sum((1, 2)), p.sum((0, 2)), p.sum((0, 1))
+        torch.testing.assert_close(p, torch.einsum("i,j,k->ijk", first, second, third), rtol=1e-5, atol=1e-7)
+
+
+def test_heads_equal_torch() -> None:
+    torch.manual_seed(0)
+    real, codes = DataSpec((4,)), DataSpec((4,), 7)
+    head = GaussianMixtureHead(real, 3)
+    params, x = torch.randn(2, 9, 4), torch.randn(2, 4)
+    logits, loc, log_scale = (part.transpose(1, 2) for part in params.chunk(3, 1))
+    oracle = MixtureSameFamily(Categorical(logits=logits), Normal(loc, log_scale.exp()))
+    torch.testing.assert_close(head.log_prob_per_dim(params, x), oracle.log_prob(x))
+    torch.testing.assert_close(head.mean_per_dim(params), oracle.mean)
+    drawn = head.sample_per_dim(params.expand(20_000, 2, 9, 4))
+    assert bool(((drawn.mean(0) - oracle.mean).abs() < 5 * oracle.stddev / math.sqrt(20_000)).all())
+    table, y = torch.randn(2, 7, 4), torch.randint(0, 7, (2, 4))
+    assert CategoricalHead(codes).parameters_per_dim == 7
+    torch.testing.assert_close(
+        CategoricalHead(codes).log_prob_per_dim(table, y), Categorical(logits=table.transpose(1, 2)).log_prob(y)
+    )
+    counts = torch.randint(0, 7, (500, 4))
+    marginal = CategoricalHead(codes).marginal_parameters(counts).softmax(0)
+    share = torch.nn.functional.one_hot(counts, 7).float().mean(0).T
+    torch.testing.assert_close(marginal, (500 * share + 1) / 507)
+
+
+def test_a_mixture_starts_at_the_marginals() -> None:
+    """Each dimension is U(-2, 3) or so: the start is within 0.2 nats of the uniform law, log 5 a dimension."""
+    torch.manual_seed(0)
+    x = 5 * torch.rand(4000, 2) - 2
+    head = GaussianMixtureHead(DataSpec((2,)), 16)
+    said = head.log_prob(head.marginal_parameters(x).expand(len(x), -1, -1), x)
+    assert float(said.mean()) == pytest.approx(-2 * math.log(5), abs=0.4)
+
+
+def test_cached_sampling_computes_what_the_whole_network_does() -> None:
+    torch.manual_seed(0)
+    spec = DataSpec((6,), 5, 2)
+    model = stirred(Transformer(spec, TransformerConfig(width=16, depth=2, heads=4)))
+    network = model.network
+    assert isinstance(network, Attention)
+    flat, label = torch.randint(0, 5, (3, 6)).float(), torch.eye(2)[[0, 1, 1]]
+    with torch.no_grad():
+        whole = network(inputs(spec, flat), label)
+        before, caches = network.begin(3, label), [list[Tensor]() for _ in network.blocks]
+        for i in range(6):
+            torch.testing.assert_close(network.at(i, before, caches), whole[:, :, i], rtol=1e-4, atol=1e-5)
+            before = network.into(inputs(spec, flat[:, i : i + 1]).transpose(1, 2))
+
+
+@pytest.mark.parametrize("name", ["nade", "made of 3 orders", "transformer", "pixelcnn"])
+def test_samples_follow_the_probabilities(name: str) -> None:
+    """All 64 states of 2 x 3 binary pixels: chi-square of 8,000 draws, whose null law has 63 degrees; the limit is its
+    1e-6 quantile, 126."""
+    spec = DataSpec((1, 2, 3), 2)
+    model = models(spec)[name]
+    states = torch.cartesian_prod(*[torch.arange(2)] * 6).to(torch.uint8).view(-1, 1, 2, 3)
+    p = model.log_likelihood(states).lower.exp()
+    code = (model.sample(8000, seed=0).flatten(1).long() * 2 ** torch.arange(5, -1, -1)).sum(1)
+    counts = torch.bincount(code, minlength=64).double()
+    assert float(((counts - 8000 * p).square() / (8000 * p)).sum()) < 126
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "limit"),
+    [
+        ("transformer", (0, 1), 0.02),  # first in the order: exact, binomial error of 4,000 draws 0.008
+        ("pixelcnn", (0, 1), 0.02),
+        ("transformer", (3, 5), 0.06),  # otherwise by 16 particles, whose bias is of order 1/16
+        ("made of 3 orders", (0, 4), 0.06),
+    ],
+)
+def test_in_painting_against_enumeration(name: str, seen: tuple[int, int], limit: float) -> None:
+    spec = DataSpec((1, 2, 3), 2)
+    model = models(spec)[name]
+    mask = torch.zeros(6, dtype=torch.bool)
+    mask[list(seen)] = True
+    states = torch.cartesian_prod(*[torch.arange(2)] * 6).to(torch.uint8)
+    given = torch.tensor([1, 0, 0, 1, 1, 1], dtype=torch.uint8)
+    fits = (states[:, mask] == given[mask]).all(1)
+    expected = model.log_likelihood(states[fits].view(-1, 1, 2, 3)).lower.softmax(0)
+    x = given.view(1, 1, 2, 3).repeat(4000, 1, 1, 1)
+    drawn = model.sample_given(x, mask.view(1, 2, 3), seed=0).flatten(1)
+    assert bool((drawn[:, mask] == given[mask]).all())
+    power = 2 ** torch.arange(5, -1, -1)
+    found = torch.bincount((drawn.long() * power).sum(1), minlength=64)[(states[fits].long() * power).sum(1)] / 4000
+    assert float((found - expected).abs().max()) < limit
+
+
+def test_what_they_cannot_do_is_named() -> None:
+    with pytest.raises(CapabilityError, match="pixelcnn takes discrete images of one channel"):
+        PixelCNN(DataSpec((3, 4, 4), 2))
+    with pytest.raises(CapabilityError, match="odd kernel"):
+        PixelCNN(IMAGE, PixelCNNConfig(kernel=4))
+    with pytest.raises(CapabilityError, match="heads that divide the width"):
+        Transformer(IMAGE, TransformerConfig(width=16, heads=3))
+    model = models(DataSpec((2,)))["made"]
+    with pytest.raises(CapabilityError, match="does not denoise"):
+        model.sample_given(torch.zeros(1, 2), torch.tensor([True, True]), noise=0.5)
+
+
+def test_orders_are_permutations_and_the_first_is_natural() -> None:
+    orders = models(DataSpec((7,), 2))["made of 3 orders"].network.orders
+    assert torch.equal(orders[0], torch.arange(7))
+    assert all(sorted(order.tolist()) == list(range(7)) for order in orders)
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(orders, 2))
