@@ -164,6 +164,13 @@ def test_drawn_steps_agree_with_the_full_sum(trained: tuple[Diffusion, Tensor, T
         torch.testing.assert_close(sum(result.terms.values(), torch.zeros(len(test))).double(), result.lower)
     assert full.arrays["diffusion_per_step"].shape == (len(test), 63)
     torch.testing.assert_close(full.anatomy()["diffusion_per_step"].sum(1), full.terms["diffusion"])
+    # step by step too: 63 differences in their errors, a false alarm in 2,000; shifted by eight steps they fail
+    steps = [result.anatomy()["diffusion_per_step"].double() for result in (drawn, full)]
+    torch.testing.assert_close(steps[0].sum(1), drawn.terms["diffusion"], rtol=1e-5, atol=1e-4)
+    error = (sum(each.var(0) for each in steps) / len(test)).sqrt()
+    z = (steps[0].mean(0) - steps[1].mean(0)) / error
+    assert float(z.abs().max()) < 4.5
+    assert float(((steps[0].roll(8, 1) - steps[1]).mean(0) / error).abs().max()) > 4.5
     # twin: the diffusion terms 1 % too large (about -5 nats)
     wrong = drawn.lower + 0.01 * drawn.terms["diffusion"]
     assert abs(float(wrong.mean() - full.lower.mean())) > 0.02

@@ -38,7 +38,10 @@ MOST_NUMBERS, PER_ROW = 1 << 22, 16
 
 
 def drawn_bound(terms: Terms, allocation: Allocation, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
-    """From `num_samples` indices an example, drawn by `allocation` in strata, each with a noise and its mirror."""
+    """From `num_samples` indices an example, drawn by `allocation` in strata, each with a noise and its mirror.
+
+    The array `diffusion_per_step (B, T - 1)` is unbiased step by step; of one example it is as noisy as draws are few.
+    """
     return in_parts(lambda *part: _drawn_bound(terms, allocation, *part), z, labels, num_samples)
 
 
@@ -106,7 +109,10 @@ def _drawn_bound(terms: Terms, allocation: Allocation, z: Tensor, labels: Tensor
     decoder = torch.where(first, weighted, 0.0).mean(0)
     base = allocation.baseline
     variance = stratified_variance(weighted)
-    return answer(terms.model, z, num_samples, base[1:].sum() + diffusion, base[0] + decoder, variance, {})
+    # what each step gives: its baseline, and the residuals of the draws that fell on it
+    each = base.repeat(len(z), 1).scatter_add(1, step.T, weighted.T / num_samples)
+    arrays = {"diffusion_per_step": -each[:, 1:].float()}
+    return answer(terms.model, z, num_samples, base[1:].sum() + diffusion, base[0] + decoder, variance, arrays)
 
 
 def residuals(
