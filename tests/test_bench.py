@@ -80,6 +80,9 @@ def test_what_a_cell_leaves(tiny: Path, tmp_path: Path, inline: Executor) -> Non
     record = cell.record
     assert (record.cell, record.model, record.label, record.seed) == (cell.path.name, "vae", VAE, 0)
     assert (record.status, record.kind, record.steps, record.training["total_steps"]) == ("ok", "weights", 20, 20)
+    degrees = {key: record.evaluation.pop(key) for key in ("dof", "dof_mc")}
+    assert degrees["dof"] == 15
+    assert degrees["dof_mc"] > 0
     assert record.evaluation | {"calls": 0} == {
         "estimator": "iwae",
         "kind": "weights",

@@ -126,7 +126,11 @@ def test_a_model_that_cannot_names_those_that_can(
 ) -> None:
     assert run("sample", cells["vae points"].path, "--given", "half", "-o", tmp_path / "x.npy") == 2
     err = capsys.readouterr().err
-    assert "vae[hidden=[8]] can neither fill in nor denoise; models that can: ddim, ddpm, gaussian" in err
+    start = "genzoo: error: vae[hidden=[8]] can neither fill in nor denoise; models that can: "
+    assert start in err
+    named = err.partition(start)[2].partition(" (")[0].split(", ")
+    assert {"ddim", "ddpm", "gaussian", "gmm", "transformer"} <= set(named)
+    assert not {"vae", "flow", "pyro_vae"} & set(named)
 
 
 def test_masks(tmp_path: Path) -> None:
