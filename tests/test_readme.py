@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +65,31 @@ def test_the_tables_are_what_the_records_say() -> None:
     script = README.parent / "benchmarks" / "readme_tables.py"
     done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def receipt(name: str) -> Any:
+    return json.loads((README.parent / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_the_figures_in_the_text_are_those_of_the_receipts() -> None:
+    """What the prose says beside the tables is rounded from committed receipts, and nothing else."""
+    text = " ".join(TEXT.split())
+    cost = {steps: receipt("speed_ddpm_bound")["steps"][steps] for steps in ("1000", "256")}
+    first, second = ((c["calls_margin"], c["seconds_in_all"]) for c in cost.values())
+    assert f"from 1/{first[0]:.0f} of the network calls" in text
+    assert f"1/{first[1]:.0f} of its seconds, pilots counted; 1/{second[0]:.0f} and 1/{second[1]:.0f} at" in text
+    annealed = receipt("bdmc_vae")
+    nll = {bound["estimator"].partition("[")[0]: f"{bound['nll']:.2f}" for bound in annealed["bounds"]}
+    several = {bound["draws"]: f"{bound['nll']:.2f}" for bound in annealed["bounds"] if bound["estimator"] == "iwae"}
+    assert f"an ELBO of {nll['elbo']} nats, {nll['refined']} with its posterior refined" in text
+    assert f"{several[5000]} by IWAE-5000 and {nll['ais']} by annealing" in text
+    gap = annealed["bdmc"][-1]["gap"]
+    assert f"annealing's gap is {gap['mean']:.3f} \u00b1 {gap['stderr']:.3f} nats" in text
+    promised = [case["coverage"] for case in receipt("coverage")["cases"] if case["promised"]]
+    assert min(promised) >= 0.93
+    assert max(promised) <= 0.97
+    assert f"{len(receipt('mutant_matrix')['mutants'])} wrong models" in text
+    assert f"in {receipt('calibrate')['runs']:,} runs" in text
+    assert receipt("calibrate")["alarms"] == 0
+    full = receipt("check_full")
+    assert all(found["ok"] and found["seconds"] < 60 for found in full.values())
