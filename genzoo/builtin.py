@@ -24,6 +24,8 @@ KNOWN_PLUGINS = {
     "transformer": "genzoo-autoregressive",
     "rbm": "genzoo-energy",
     "ebm": "genzoo-energy",
+    "gan": "genzoo-gan",
+    "wgan": "genzoo-gan",
 }
 
 FFJORD = "Grathwohl et al. 2019, arXiv:1810.01367"

@@ -124,7 +124,7 @@ def test_without_arguments_help_goes_to_stderr_with_exit_2(capsys: Streams) -> N
     [
         (["lst"], "unknown command 'lst': did you mean list?"),
         (["list", "model"], "unknown sort of thing 'model': did you mean models?"),
-        (["list", "models", "gausian"], "unknown model 'gausian': did you mean gaussian?"),
+        (["list", "models", "gausian"], "unknown model 'gausian': did you mean gaussian"),
         (["list", "models", "flow"], "which is not installed: pip install genzoo-flow"),
         (["list", "datasets", "moon"], "unknown data set 'moon': did you mean moons"),
         (["list", "--jsn"], "No such option '--jsn'"),
@@ -188,9 +188,9 @@ def test_the_model_table_has_family_data_bound_plugin_and_paper(site: Site, caps
     )
     assert err == (
         "genzoo: warning: not installed: vae, hvae, flow, ddpm, ddim, pyro_vae, pyro_mixture, gmm, bernoulli_mixture, "
-        "categorical_mixture, naive_bayes, nade, made, pixelcnn, transformer, rbm, ebm "
-        "(pip install genzoo-autoregressive genzoo-ddpm genzoo-energy genzoo-flow genzoo-mixture genzoo-pyro "
-        "genzoo-vae)\n"
+        "categorical_mixture, naive_bayes, nade, made, pixelcnn, transformer, rbm, ebm, gan, wgan "
+        "(pip install genzoo-autoregressive genzoo-ddpm genzoo-energy genzoo-flow genzoo-gan genzoo-mixture "
+        "genzoo-pyro genzoo-vae)\n"
     )
 
 
