@@ -125,7 +125,8 @@ def classify(
     classes = len(log_prior)
     points = points or DEFAULT_POINTS["plane" if data.truth is not None else "other"]
     x, y = points_of(data, split, points)
-    assert y is not None  # the training split has labels
+    if y is None:
+        raise CapabilityError(f"a classifier is measured on labels; the {split} split of {data.name} has none")
     run = make_estimator(conditional, estimator)
     start = time.perf_counter()
     run.start(data.valid, seed)

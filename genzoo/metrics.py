@@ -74,7 +74,7 @@ def classifier_accuracy(samples: Tensor, reference: Tensor, seed: int) -> float:
     generator = np.random.Generator(np.random.PCG64(seed))
     n = min(len(samples), len(reference), CLASSIFIER_POINTS)
     sides = [part[torch.from_numpy(generator.permutation(len(part))[:n])] for part in (samples, reference)]
-    points = torch.cat(sides).flatten(1).to(torch.float32)
+    points = torch.cat(sides).flatten(1).to(torch.float64)
     label = torch.arange(2 * n) // n
     half = n // 2
     if half < 2:
@@ -84,7 +84,10 @@ def classifier_accuracy(samples: Tensor, reference: Tensor, seed: int) -> float:
     ]
     test = torch.cat([torch.arange(half, n), torch.arange(n + half, 2 * n)])
     scale = points[train].std(0, correction=0)
-    points = points / torch.where(scale > 0, scale, torch.ones_like(scale))
+    # centred before float32, in which distances far from zero are lost
+    points = ((points - points[train].mean(0)) / torch.where(scale > 0, scale, torch.ones_like(scale))).to(
+        torch.float32
+    )
     k = math.isqrt(len(train))
     k -= 1 - k % 2
     nearest = torch.cdist(points[test], points[train]).topk(k, largest=False).indices  # (m, k)

@@ -108,3 +108,12 @@ def test_classifier_accuracy_sees_structure_and_codes() -> None:
     others[:, :, 1:, 1:] = 1 - others[:, :, 1:, 1:]
     assert classifier_accuracy(others, images, 0) > 0.95
     assert classifier_accuracy(others, images, 3) == classifier_accuracy(others, images, 3)
+
+
+def test_classifier_accuracy_does_not_depend_on_where_the_data_lie() -> None:
+    """Two laws that are told apart at the origin are as far from it: float32 distances of raw points are not."""
+    torch.manual_seed(0)
+    x, y = torch.randn(1500, 2, dtype=torch.float64), 0.5 * torch.randn(1500, 2, dtype=torch.float64)
+    near = classifier_accuracy(x, y, 0)
+    assert near > 0.68
+    assert classifier_accuracy(x + 10_000, y + 10_000, 0) == pytest.approx(near, abs=0.01)

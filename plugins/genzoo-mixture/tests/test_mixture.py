@@ -249,3 +249,18 @@ def test_training_ends_when_nothing_changes() -> None:
 def test_what_they_cannot_take_is_named(model: type[Mixture], spec: DataSpec, message: str) -> None:
     with pytest.raises(CapabilityError, match=message):
         model(spec)  # type: ignore[call-arg]
+
+
+def test_free_parameters_are_counted() -> None:
+    """Eight Gaussians of the plane: 7 weights, 16 means, 24 covariances; Bernoullis and tables likewise."""
+    assert GaussianMixture(PLANE, GaussianMixtureConfig(components=8)).count_parameters() == 47
+    assert BernoulliMixture(DataSpec((5,), 2), ProductMixtureConfig(components=3)).count_parameters() == 2 + 15
+    assert CategoricalMixture(DataSpec((5,), 4), ProductMixtureConfig(components=3)).count_parameters() == 2 + 45
+
+
+def test_a_constant_dimension_without_a_ridge() -> None:
+    x = torch.cat([blobs(300), torch.full((300, 1), 7.0)], 1)
+    config = GaussianMixtureConfig(components=3, covariance="diagonal", ridge=0.0)
+    model = GaussianMixture(DataSpec((3,)), config)
+    trained(model, x, 5)
+    assert bool(model.log_likelihood(x).lower.isfinite().all())

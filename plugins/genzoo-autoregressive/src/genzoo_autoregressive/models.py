@@ -135,7 +135,8 @@ class Autoregressive(GradientModel, ConditionalSampler):
         members = len(self.network.orders)
         first = seen[self.network.orders].to(torch.int64)  # (M, D) in each order
         exact = members == 1 and bool((first[:, 1:] <= first[:, :-1]).all())
-        count = 1 if exact else max(PARTICLES, members)
+        # as many particles of every order, which weigh alike
+        count = 1 if exact else members * math.ceil(PARTICLES / members)
         candidates, weights = [], []
         for p in range(count):
             filled, log_w = self._draw(flat.clone(), seen, condition, p % members)

@@ -69,15 +69,18 @@ class ContrastiveLearner(Learner):
             ghost_machine = model.machine(ghost_labels, len(ghosts))
             up, down = machine.inputs(v).sigmoid(), ghost_machine.inputs(ghosts).sigmoid()
             rate = settings.learning_rate_at(progress)
+            share = self._shares(labels, ghost_labels, len(ghosts))[:, None]
+            weighted, weighted_down = share * ghosts, share * down
             changes = [
-                v.T @ up / len(v) - ghosts.T @ down / len(ghosts),
-                v.mean(0) - ghosts.mean(0),
-                up.mean(0) - down.mean(0),
+                v.T @ up / len(v) - weighted.T @ down,
+                v.mean(0) - weighted.sum(0),
+                up.mean(0) - weighted_down.sum(0),
             ]
             parameters: list[Tensor] = [model.weights, model.visible, model.hidden]
             if model.of_class is not None:
                 parameters.append(model.of_class)
-                changes.append(self._by_class(labels, v, up) - self._by_class(ghost_labels, ghosts, down))
+                data = self._by_class(labels, v / len(v), up / len(v))
+                changes.append(data - self._by_class(ghost_labels, weighted, weighted_down))
             for parameter, change in zip(parameters, changes, strict=True):
                 parameter.add_(change - settings.weight_decay * parameter, alpha=rate)
             loss = (ghost_machine.log_f(ghosts).mean() - machine.log_f(v).mean()).to(torch.float32)
@@ -94,7 +97,16 @@ class ContrastiveLearner(Learner):
         assert labels is not None
         assert classes is not None
         one_hot = torch.nn.functional.one_hot(labels, classes).to(v.dtype)
-        return one_hot.T @ torch.cat([v, h], 1) / len(v)
+        return one_hot.T @ torch.cat([v, h], 1)
+
+    def _shares(self, labels: Tensor | None, ghost_labels: Tensor | None, n: int) -> Tensor:
+        """What each of n ghosts weighs, `(n,)`: the chains have all classes alike, the batch has them as they come."""
+        classes = self.model.spec.classes
+        if labels is None or ghost_labels is None or classes is None:
+            return torch.full((n,), 1 / n, device=self.model.device)
+        wanted = torch.bincount(labels, minlength=classes) / len(labels)
+        have = torch.bincount(ghost_labels, minlength=classes).clamp(min=1)
+        return (wanted / have)[ghost_labels]
 
     def _negative(self, v: Tensor, labels: Tensor | None, machine: Machine) -> tuple[Tensor, Tensor | None]:
         """States that stand for the model's, and their labels."""

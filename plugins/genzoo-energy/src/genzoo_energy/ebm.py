@@ -49,7 +49,7 @@ class EBMConfig(Config):
     train_grid: int = Field(
         64, ge=8, description="nodes a side for Z in the likelihood objective, jittered at each step"
     )
-    chains: int = Field(2000, ge=1, description="persistent chains of pcd")
+    chains: int = Field(2000, ge=1, description="persistent chains of pcd, of each class")
     langevin_steps: int = Field(20, ge=1, description="Langevin steps of pcd")
     langevin_size: float = Field(0.05, gt=0, description="their size: x + size^2 / 2 d log f + size noise")
 
@@ -72,7 +72,7 @@ class EBM(GradientModel):
         self.network.last.bias.requires_grad_(c.objective == "nce")
         self.register_buffer("log_z", torch.zeros(spec.classes or 1, dtype=torch.float64))
         pcd = c.objective == "pcd"
-        self.register_buffer("chains", torch.zeros(c.chains if pcd else 0, 2))
+        self.register_buffer("chains", torch.zeros(c.chains * (spec.classes or 1) if pcd else 0, 2))
 
     @property
     def loss_in_nats(self) -> bool:
@@ -111,7 +111,10 @@ class EBM(GradientModel):
             return softplus(-self.tilt(x, condition)) + softplus(self.tilt(self._base(len(x)), condition))
         if self.config.objective == "score":
             return self._sliced(x, condition)
-        at = torch.randint(len(self.chains), (len(x),), device=x.device)
+        # every class has chains of its own: a Langevin step does not carry one to another class
+        classes = self.spec.classes or 1
+        at = torch.randint(len(self.chains) // classes, (len(x),), device=x.device) * classes
+        at = at if condition is None else at + condition
         ghosts = self._langevin(self.chains[at], condition)
         if self.training:
             self.chains[at] = ghosts

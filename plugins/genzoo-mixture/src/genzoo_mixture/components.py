@@ -22,6 +22,10 @@ class Components(nn.Module, ABC):
     count: int
 
     @abstractmethod
+    def free(self) -> int:
+        """How many numbers are learned."""
+
+    @abstractmethod
     def log_prob(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """log p_k(x), `(N, K)`; of the dimensions where `seen (D,)` alone, the others integrated out."""
 

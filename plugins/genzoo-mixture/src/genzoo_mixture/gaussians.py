@@ -55,7 +55,18 @@ class Gaussians(Components):
     def begin(self, x: Tensor) -> None:
         """Take the least variance from the data's scale."""
         scale = x.var(0, correction=0).mean().clamp(min=torch.finfo(torch.float32).tiny)
-        self.floor.copy_(self.ridge * scale)
+        self.floor.copy_((self.ridge * scale).clamp(min=torch.finfo(torch.float32).tiny))
+
+    def free(self) -> int:
+        """See Components."""
+        symmetric = self.dims * (self.dims + 1) // 2
+        spread = {
+            "full": self.count * symmetric,
+            "tied": symmetric,
+            "diagonal": self.noise.numel(),
+            "factors": self.loadings.numel() + self.noise.numel(),
+        }
+        return self.loc.numel() + spread[self.covariance]
 
     def covariances(self) -> Tensor:
         """C_k, `(K, D, D)`."""

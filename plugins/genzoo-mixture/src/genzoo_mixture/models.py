@@ -70,6 +70,10 @@ class Mixture(ConditionalSampler):
         """The config, typed."""
         return cast(MixtureConfig, self.config)
 
+    def count_parameters(self) -> int:
+        """The weights, of which those of a class sum to one, and what the components learn."""
+        return self.components.free() + self.log_weights.numel() - len(self.log_weights)
+
     def joint(self, x: Tensor, condition: Tensor | None, seen: Tensor | None = None) -> Tensor:
         """log pi_k + log p_k(x), `(N, K)`, of flat float64 `x`, where `seen (D,)` alone if given."""
         weights = self.log_weights if condition is None else self.log_weights[condition]

@@ -33,6 +33,10 @@ class Bernoullis(Components):
         self.count, self.dims, self.smoothing = count, dims, smoothing
         self.register_buffer("logit", torch.zeros(count, dims, dtype=torch.float64))
 
+    def free(self) -> int:
+        """See Components."""
+        return self.logit.numel()
+
     def log_prob(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """See Components."""
         one, zero = torch.nn.functional.logsigmoid(self.logit), torch.nn.functional.logsigmoid(-self.logit)
@@ -69,6 +73,10 @@ class Categoricals(Components):
         self.count, self.dims, self.levels, self.smoothing = count, dims, levels, smoothing
         table = torch.full((dims * levels, count), -float(torch.tensor(levels).log()), dtype=torch.float64)
         self.register_buffer("log_table", table)
+
+    def free(self) -> int:
+        """See Components: all levels of a table but one."""
+        return self.count * self.dims * (self.levels - 1)
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.to(torch.int64) + self.levels * torch.arange(self.dims, device=x.device)
