@@ -124,7 +124,8 @@ def load_cell(cell: CellFolder, plugins: Sequence[str] = ()) -> GenerativeModel:
     except TooLargeError:
         raise RunError(f"{path} does not fit its record, which describes a model many times as large") from None
     except UsageError as error:
-        raise RunError(f"{cell.path / 'record.json'}: {error}") from error
+        file = f"; it came from {record.plugin}: give --plugin again" if record.plugin.endswith(".py") else ""
+        raise RunError(f"{cell.path / 'record.json'}: {error}{file}") from error
     except Exception as error:  # a constructor's own, for a config that passed its types
         words = plain(f"{type(error).__name__}: {error}", 200)
         raise RunError(f"{cell.path / 'record.json'} describes a model that cannot be built: {words}") from None

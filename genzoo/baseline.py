@@ -86,6 +86,11 @@ class Gaussian(ConditionalSampler):
         drawn = torch.where(observed & (scale == 0), flat, drawn)
         return drawn.view_as(x).to(torch.float32)
 
+    def count_parameters(self) -> int:
+        """Mean and symmetric covariance of each class."""
+        dims = self.spec.dims
+        return len(self.loc) * (dims + dims * (dims + 1) // 2)
+
     def learner(self, settings: TrainSettings) -> Learner:
         """Moments in closed form."""
         return GaussianLearner(self, settings)

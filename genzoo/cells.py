@@ -117,7 +117,7 @@ def _run(cell: Cell, record: RunRecord) -> None:
     record.device = str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
     model = blueprint.build(seed).to(device)
     record.protocol = protocol_of(blueprint, data)
-    record.parameters = sum(p.numel() for p in model.parameters())
+    record.parameters = model.count_parameters()
     defaults = model.default_training().model_dump()
     settings = TrainSettings.parse({**defaults, "seed": seed, **cell.plan.training}, "[training]")
 

@@ -77,7 +77,8 @@ class Evaluation:
 
     def __str__(self) -> str:
         sign = {"exact": "=", "estimate": "~"}.get(self.kind, "<=")
-        kl = "" if self.kl is None else f", KL to the truth {self.kl:.4f} +- {self.kl_stderr:.4f}"
+        about = f"{sign} " if sign != "=" else ""
+        kl = "" if self.kl is None else f", KL to the truth {about}{self.kl:.4f} +- {self.kl_stderr:.4f}"
         bits = "" if self.bits_per_dim is None else f" ({self.bits_per_dim:.4f} bits/dim)"
         effort = f"{self.estimator}, {self.kind}, K={self.num_samples}, {self.points:,} points"
         if self.refined is not None:

@@ -72,6 +72,10 @@ class GenerativeModel(nn.Module, ABC):
         """Arrays that a report can draw, `{name: (n, frames, *event_shape)}` in data units, about `x` and draws."""
         return {}
 
+    def count_parameters(self) -> int:
+        """How many numbers are learned; a model that keeps them in buffers counts those."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     # what callers use
 
     @property

@@ -132,6 +132,7 @@ class RefinedELBO(Estimator):
 
     sharper = True
     suggested_samples = 64
+    suggested_points = 1000
     batch_size = 500
 
     def __init__(self, model: LatentJoint, steps: int = 200, draws: int = 8, learning_rate: float = 0.05) -> None:

@@ -40,6 +40,11 @@ class Wrapper(GenerativeModel):
     def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
         return self.answer(x, num_samples, condition, lambda y, k, c: self.inner.log_likelihood(y, k, None, c))
 
+    def count_parameters(self) -> int:
+        """The inner model's, and the wrapper's own."""
+        own = sum(parameter.numel() for name, parameter in self.named_parameters() if not name.startswith("inner."))
+        return self.inner.count_parameters() + own
+
     def default_training(self) -> TrainSettings:
         """The inner model's."""
         return self.inner.default_training()

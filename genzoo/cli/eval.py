@@ -11,6 +11,9 @@ from genzoo.cli.options import plugin_option
 from genzoo.errors import CapabilityError, UnknownNameError, UsageError
 from genzoo.text import plain
 
+ALL_SECONDS = 60.0
+"""After this a reading of `--estimator all` stops with the batch it is in, unless --max-seconds says otherwise."""
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -19,8 +22,12 @@ from genzoo.text import plain
 @click.option("--until-se", type=float, help="Monte Carlo standard error to reach, nats.")
 @click.option("--points", type=click.IntRange(min=2), help="Test points.  [default: as the stored number]")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the draws.  [default: as the stored number]")
-@click.option("--max-seconds", type=float, default=0.0, help="Stop after this; 0 for never.  [default: 0]")
-@click.option("--refine", type=click.IntRange(min=2), metavar="K", help="Then K draws on some points: see below.")
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=0),
+    help="Stop a reading after this; 0 for never.  [default: 0; with `all` 60]",
+)
+@click.option("--refine", type=click.IntRange(min=2), metavar="K", help="Then K draws on some points: see above.")
 @click.option("--refine-points", type=click.IntRange(min=2), default=500, show_default=True, help="How many those are.")
 @click.option("--dry", is_flag=True, help="Print only: append no reading to the cell.")
 @plugin_option
@@ -32,7 +39,7 @@ def command(
     until_se: float | None,
     points: int | None,
     seed: int | None,
-    max_seconds: float,
+    max_seconds: float | None,
     refine: int | None,
     refine_points: int,
     dry: bool,
@@ -53,7 +60,8 @@ def command(
 
     if refine is not None and estimator == "all":
         raise UsageError("--refine is for one estimator; got --estimator all")
-    for cell in find_cells(run):
+    cells = find_cells(run)
+    for cell in cells:
         if cell.record.status != "ok":
             click.echo(f"{plain(cell.path.name)}: {cell.record.status}, left out", err=True)
             continue
@@ -65,13 +73,20 @@ def command(
             "until_se": until_se,
             "points": points,
             "seed": seed,
-            "max_seconds": max_seconds or None,
+            "max_seconds": (ALL_SECONDS if estimator == "all" and max_seconds is None else max_seconds) or None,
             "refine": None if refine is None else (refine, refine_points),
             "append": not dry,
             "plugins": plugin_files,
         }
         if estimator != "all":
-            click.echo(f"{plain(cell.path.name)}: {read_again(cell, model, estimator=estimator, **options)}")
+            try:
+                told = str(read_again(cell, model, estimator=estimator, **options))
+            except CapabilityError as reason:  # one cell of many that cannot be refined is no reason to stop
+                if len(cells) == 1:
+                    raise
+                click.echo(f"{plain(cell.path.name)}: {reason}, left out", err=True)
+                continue
+            click.echo(f"{plain(cell.path.name)}: {told}")
             continue
         for name, result in all_bounds(cell, model, **options):
             told = f"{name} declined: {result}" if isinstance(result, CapabilityError) else str(result)

@@ -83,6 +83,8 @@ def command(
     spec = model.spec
     if label is not None and spec.classes is None:
         raise UsageError("--label is for conditional models; this one is not")
+    if label is not None and spec.classes is not None and label >= spec.classes:
+        raise UsageError(f"expected --label 0..{spec.classes - 1}; got {label}")
     if given is not None or noise is not None:
         from genzoo.interface import ConditionalSampler
         from genzoo.observations import draws_given, mask_of, observe, read_observation, samplers, sheet

@@ -133,7 +133,7 @@ def _bars(part: Part, colour: int) -> Bars:
     marks = sorted({1, n} if n < 5 else {1, round(n / 4), round(n / 2), round(3 * n / 4), n})
     x_ticks = tuple((round(Bars.left + step * (i - 0.5), 1), f"{i:,}") for i in marks)
     y_ticks = tuple((down(value), text) for value, text in ticks(low, high, 3))
-    title = f"{part.label}: {part.term} per {part.what}, {fixed(float(values.sum()), 3)} nats in all"
+    title = f"{part.label}: {part.term} per {part.what}, {fixed(float(values.sum()), 3)} nats of the bound"
     peak = int(np.abs(values).argmax())
     alt = f"{title}; {n:,} parts, the largest {fixed(float(values[peak]), 3)} nats at {part.what} {peak + 1:,}"
     return Bars(title, bars, max(0.4, round(0.8 * step, 2)), down(0.0), x_ticks, y_ticks, part.what, colour, alt)

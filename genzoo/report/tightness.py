@@ -82,8 +82,8 @@ def table(group: Group) -> Table | None:
     texts = ("model", "estimator", "kind")
     columns = tuple(Column(title, text=title in texts) for title in titles)
     notes = (
-        'Loosest first. "tighter by": nats by which the bound lies above that of the row, paired over the points in '
-        "common.",
+        "Loosest first. 'tighter by': nats by which the NLL bound lies below the row's, paired over the points in "
+        "common; negative: looser.",
         "Bounds on different points differ by these points too: compare them by the paired column.",
     )
     return Table(columns, tuple(rows), notes)
@@ -130,7 +130,7 @@ def ladder(group: Group, colours: dict[str, int]) -> Ladder | None:
 
     marks = tuple(
         Mark(
-            plain(f"{reading.label}: {_short(reading.record)}", 34),
+            plain(f"{reading.label}: {_short(reading.record)}", 34) + (" \u2192" if value > high else ""),
             18.0 + 20 * i,
             across(value),
             across(value - error),
