@@ -23,7 +23,7 @@ from genzoo.building import Blueprint, load_reference
 from genzoo.classification import classify
 from genzoo.config import Budget, Reference, TrainSettings
 from genzoo.errors import CapabilityError, GenzooError, NumericsError
-from genzoo.evaluation import Evaluation, evaluate, log_density_grid, log_truth
+from genzoo.evaluation import Evaluation, effort_of, evaluate, log_density_grid, log_truth
 from genzoo.interface import GenerativeModel
 from genzoo.liveness import Liveness
 from genzoo.locking import locked
@@ -150,7 +150,8 @@ def _run(cell: Cell, record: RunRecord) -> None:
             model,
             data,
             estimator=wanted.estimator,
-            num_samples=wanted.num_samples or card.num_samples.get(data.spec.kind, 1),
+            num_samples=wanted.num_samples
+            or effort_of(model, wanted.estimator, card.num_samples.get(data.spec.kind, 1)),
             until_se=wanted.until_se,
             points=wanted.points,
             seed=wanted.seed,

@@ -98,6 +98,14 @@ def make_estimator(model: GenerativeModel, name: str | None) -> Estimator:
     return makers[key]()
 
 
+def effort_of(model: GenerativeModel, name: str | None, default: int) -> int:
+    """Draws an example where the caller names none: `default`, the card's, is of the model's default estimator; another
+    knows its own."""
+    if name is None or estimator_key(name) == next(iter(model.estimators())):
+        return default
+    return make_estimator(model, name).suggested_samples
+
+
 def estimator_key(name: str) -> str:
     """`vlb` of `vlb[steps=256]`."""
     return name.partition("[")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor
 from genzoo import api
 from genzoo.config import TrainSettings
 from genzoo.errors import NumericsError, UnknownNameError
-from genzoo.evaluation import anatomy, evaluate, log_density_grid
-from genzoo.interface import GenerativeModel, Learner, ModelEstimator
+from genzoo.evaluation import anatomy, effort_of, evaluate, log_density_grid
+from genzoo.interface import Estimator, GenerativeModel, Learner, ModelEstimator
 from genzoo.likelihood import LogLikelihood
 from genzoo.spec import Dataset, DataSpec, Density
 from genzoo.training import evaluation_index
@@ -260,6 +261,26 @@ def test_the_test_split_is_not_the_validation_split(images: Dataset) -> None:
     valid = evaluate(Constant(images.spec), images, split="valid")
     assert valid.split == "valid"
     assert torch.equal(valid.index, evaluation_index(10, 10))
+
+
+def test_an_estimator_knows_its_own_effort() -> None:
+    """The card's effort is that of the default estimator: 500 annealed chains would be no default."""
+
+    class Chains(ModelEstimator):
+        suggested_samples = 16
+
+    class Two(Constant):
+        def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
+            return {"iwae": lambda: ModelEstimator("iwae", self), "ais": lambda: Chains("ais", self)}
+
+    model = Two(DataSpec((2,), 4))
+    assert [effort_of(model, name, 500) for name in (None, "iwae", "iwae[K=3]", "ais", "ais[chains=16]")] == [
+        500,
+        500,
+        500,
+        16,
+        16,
+    ]
 
 
 def test_unknown_estimators_are_answered_with_near_names(images: Dataset) -> None:
