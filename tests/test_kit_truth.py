@@ -15,7 +15,8 @@ from genzoo.config import Config, TrainSettings
 from genzoo.registry import Registry
 from genzoo.testing import kit
 from genzoo.testing.problems import COMMON, PROBLEMS
-from genzoo.testing.spaces import ALIKE, alike, frequent, node_of
+from genzoo.testing.spaces import ALIKE, alike, frequent, inner_samples, node_of
+from genzoo.testing.subject import CheckFailed
 
 
 class Bits(GradientModel):
@@ -69,18 +70,46 @@ class TooNoisy(WrongSampler):
     noise = 40.0
 
 
-def subject(model: type[Bits]) -> kit.ModelSubject:
+class Elsewhere(GradientModel):
+    """A normal density whose likelihood is right, and which lies far from all data."""
+
+    def __init__(self, spec: DataSpec, config: Config | None = None) -> None:
+        super().__init__(spec, config)
+        self.loc = nn.Parameter(torch.full(spec.event_shape, 1000.0))
+
+    def default_training(self) -> TrainSettings:
+        return TrainSettings(learning_rate=1e-3)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return torch.distributions.Normal(self.loc, 1.0).log_prob(x).flatten(1).sum(1)
+
+    def _loss(self, x: Tensor, progress: float, condition: Tensor | None) -> Tensor:
+        return -self.log_prob(x)
+
+    def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
+        return LogLikelihood.exact(self.log_prob(x))
+
+    def _sample(self, n: int, condition: Tensor | None) -> Tensor:
+        return self.loc + torch.randn(n, *self.spec.event_shape)
+
+
+def subject(model: type[GradientModel]) -> kit.ModelSubject:
     card = ModelCard(
-        name="bits", summary="bits", family="test", target=f"{__name__}:{model.__name__}", data=("binary",)
+        name="bits",
+        summary="bits",
+        family="test",
+        target=f"{__name__}:{model.__name__}",
+        data=("real", "discrete") if model is Elsewhere else ("binary",),
+        adapters={"discrete": {"dequantization": "uniform"}} if model is Elsewhere else {},
     )
     registry = Registry(models={"bits": card}, datasets={}, metrics={}, origins={}, plugins=(), failures=())
     return kit.subject_of(registry, "bits")
 
 
-def run(model: type[Bits], check: str) -> kit.Result:
+def run(model: type[GradientModel], check: str, problem: str = "binary") -> kit.Result:
     torch.set_num_threads(1)
     found = next(each for each in kit.CHECKS if each.name == check)
-    return kit.run_check(subject(model), found, "binary", {})
+    return kit.run_check(subject(model), found, problem, {})
 
 
 def test_independent_bits_have_something_to_learn() -> None:
@@ -121,3 +150,20 @@ def test_cells_hold_states_that_are_as_frequent() -> None:
     for cell in range(len(sizes) - 1):
         assert counts[cells == cell].min() >= counts[cells == cell + 1].max()
     assert set(often.tolist()) == set((cells < len(sizes) - 1).nonzero()[:, 0].tolist())
+
+
+@pytest.mark.parametrize("check", ["mass_is_one", "samples_match"])
+@pytest.mark.parametrize(("problem", "where"), [("levels", r"the codes, [0, 3)"), ("plane", "^2 around the data")])
+def test_samples_that_all_lie_elsewhere_fail(check: str, problem: str, where: str) -> None:
+    """No mass and no sample inside: nothing contradicts, and nothing is shown. It was a division by zero."""
+    result = run(Elsewhere, check, problem)
+    assert result.outcome == "failed"
+    assert result.message.startswith("none of 8,000 samples lies in ")
+    assert where in result.message
+
+
+def test_no_sample_left_to_count_fails() -> None:
+    torch.set_num_threads(1)
+    one = subject(Elsewhere)
+    with pytest.raises(CheckFailed, match=r"none of 100 inner samples lies in the range of the codes, \[0, 3\)"):
+        inner_samples(one, one.trained("levels"), "samples", 100)

@@ -13,7 +13,7 @@ from genzoo.class_mixture import ClassMixture
 from genzoo.interface import GenerativeModel
 from genzoo.seeding import derive_seed
 from genzoo.testing.problems import all_states, midpoint_grid
-from genzoo.testing.subject import CheckSkipped, Subject, Trained
+from genzoo.testing.subject import CheckSkipped, Subject, Trained, require
 
 STATES = 20_000
 """Most states of a space that is summed over: nine dimensions of three levels."""
@@ -48,30 +48,36 @@ def domain(subject: Subject, trained: Trained) -> tuple[Tensor, Tensor, Tensor |
 
 def share_inside(subject: Subject, trained: Trained, label: int) -> tuple[float, float]:
     """The share of draws given `label` that lies where the mass is summed, and its standard error: of inner draws that
-    lie in [0, levels) behind dequantization, of draws in the grid's box in the plane; 1 of states."""
+    lie in [0, levels) behind dequantization, of draws in the grid's box in the plane; 1 of states. CheckFailed where none
+    does."""
     adapted = _dequantized(trained.model)
     if trained.data.spec.levels is not None and adapted is None:
         return 1.0, 0.0
     draws, labels = _inner_draws(subject, trained, "share", subject.level.draws)
     if adapted is None:
         low, high = subject.box(trained.data)
-        inside = ((draws >= low) & (draws < high)).all(1)
+        inside, place = (
+            ((draws >= low) & (draws < high)).all(1),
+            f"the square [{low:.3g}, {high:.3g}]^2 around the data",
+        )
     else:
-        inside = _inside(adapted, draws)
+        inside, place = _inside(adapted, draws), _codes(adapted)
     if labels is not None:
         inside = inside[labels == label]
+    require(bool(inside.any()), f"none of {len(inside):,} samples lies in {place}: there is nothing to compare with")
     share = float(inside.double().mean())
     return share, math.sqrt(max(share * (1 - share), 1.0 / len(inside)) / len(inside))
 
 
 def inner_samples(subject: Subject, trained: Trained, purpose: str, n: int) -> tuple[Tensor, Tensor | None]:
     """Samples of the model and their labels; behind dequantization, the inner draws inside the range, which is what
-    the mass counts."""
+    the mass counts. CheckFailed where none is."""
     y, labels = _inner_draws(subject, trained, purpose, n)
     adapted = _dequantized(trained.model)
     if adapted is None:
         return y, labels
     inside = _inside(adapted, y)
+    require(bool(inside.any()), f"none of {len(inside):,} inner samples lies in {_codes(adapted)}: no sample is left")
     return adapted.to_data(y[inside]), None if labels is None else labels[inside]
 
 
@@ -146,3 +152,8 @@ def _inside(adapted: Adapted, y: Tensor) -> Tensor:
         y = transform.inverse(y)  # type: ignore[operator]
     assert adapted.spec.levels is not None
     return ((y >= 0) & (y < adapted.spec.levels)).flatten(1).all(1)
+
+
+def _codes(adapted: Adapted) -> str:
+    """The range that `_inside` speaks of, for a message."""
+    return f"the range of the codes, [0, {adapted.spec.levels})"
