@@ -30,6 +30,7 @@ def genzoo_models() -> list[ModelCard]:
             target="genzoo_vae.hierarchical:HierarchicalVAE",
             paper="Sonderby et al. 2016, arXiv:1602.02282",
             min_dims=4,
+            images=True,
             adapters={"real": {"standardize": True}},
             num_samples={"real": 128, "binary": 128, "discrete": 128},
             kind="weights",

@@ -11,7 +11,8 @@ w = (z - m) / s = a + r eps of the prior everything is simple:
 
 The first group is a vector; the others lie on maps of a quarter and of half the image's sides, since the networks see
 patches of 2 x 2 pixels (single pixels where a side is odd, and then the maps are of half the sides and whole). The
-training loss is the negative ELBO with the divergences in closed form given the draws above; the evaluation is IWAE.
+decoder tells the pixels of a patch one after another; see staged.py. The training loss is the negative ELBO with the
+divergences in closed form given the draws above; the evaluation is IWAE.
 Terms `reconstruction`, `kl`; array `kl_per_layer (B, L)`. All values in nats.
 """
 
@@ -31,6 +32,7 @@ from genzoo.interface import Estimator, LatentVariableModel, ModelEstimator
 from genzoo.nn import condition_features, condition_width
 from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
+from genzoo_vae.staged import StagedDecoder
 
 FREQUENCIES = (1.0, 2.0, 4.0)
 
@@ -139,7 +141,7 @@ class HierarchicalVAE(LatentVariableModel):
             raise CapabilityError(f"expected images (C, H, W) for hvae; got events {shape}")
         channels, height, width = shape
         self.patch = 2 if height % 2 == width % 2 == 0 else 1
-        wide, pixels = 2 * c.width, channels * self.patch**2
+        wide = 2 * c.width
         self.fine_size = height // self.patch, width // self.patch
         self.coarse_size = (self.fine_size[0] + 1) // 2, (self.fine_size[1] + 1) // 2
         places = self.coarse_size[0] * self.coarse_size[1]
@@ -147,8 +149,8 @@ class HierarchicalVAE(LatentVariableModel):
         parameters = self.head.parameters_per_dim
         features = parameters if parameters <= 2 else min(parameters, c.pixel_features)
         classes = condition_width(spec)
-        inputs = pixels * (1 + (2 * len(FREQUENCIES) if spec.levels != 2 else 0))
-        self.stem = nn.Conv2d(inputs, c.width, 3, padding=1)
+        inputs = channels * (1 + (2 * len(FREQUENCIES) if spec.levels != 2 else 0))
+        self.stem = nn.Conv2d(inputs * self.patch**2, c.width, 3, padding=1)
         self.label_in = nn.Linear(classes, c.width, bias=False) if classes else None
         self.label_out = nn.Linear(classes, wide, bias=False) if classes else None
         self.fine_up = nn.Sequential(Block(c.width, c.width), Block(c.width, c.width))
@@ -161,18 +163,14 @@ class HierarchicalVAE(LatentVariableModel):
         self.grow = nn.Conv2d(wide, c.width, 1)
         self.second = Block(c.width, c.width)
         self.fine = nn.ModuleList(Group(c.width, c.fine) for _ in range(c.fine_layers))
-        self.last = nn.Sequential(
-            Block(c.width, c.width),
-            nn.SiLU(),
-            nn.Conv2d(c.width, features * pixels, 3, padding=1),
-            nn.PixelShuffle(self.patch),
-        )
+        self.last = Block(c.width, c.width)
+        self.decoder = StagedDecoder(channels, features, self.patch, c.width, inputs)
         self.features = features
         self.mix = nn.Parameter(torch.randn(parameters, features) / features**0.5) if features < parameters else None
         self.bias = nn.Parameter(torch.zeros(parameters, spec.dims))
-        for last in (cast(nn.Linear, self.top_posterior[-1]), cast(nn.Conv2d, self.last[-2])):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(cast(Tensor, last.bias))
+        last = cast(nn.Linear, self.top_posterior[-1])
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def default_training(self) -> TrainSettings:
         """Small batches: the budget of a CPU buys more steps."""
@@ -190,17 +188,21 @@ class HierarchicalVAE(LatentVariableModel):
 
     # the networks
 
-    def encode(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The encoder's maps of `x`: `(B, width, H/2, W/2)` and `(B, 2 width, H/4, W/4)`."""
+    def _planes(self, x: Tensor) -> Tensor:
+        """An image as the networks see it: `(B, inputs, H, W)`, levels on [-1, 1] and, of many levels, their waves."""
         h = x.to(self.bias.dtype)
         if self.spec.levels is not None:
-            h = h * (2 / (self.spec.levels - 1)) - 1  # codes to [-1, 1]
-        if self.spec.levels != 2:
-            # what lies between two of many levels is invisible to a linear map of x
-            angles = torch.cat([h * (f * torch.pi) for f in FREQUENCIES], 1)
-            h = torch.cat([h, angles.sin(), angles.cos()], 1)
-        h = self._labelled(self.stem(nn.functional.pixel_unshuffle(h, self.patch)), self.label_in, condition)
-        fine = self.fine_up(h)
+            h = h * (2 / (self.spec.levels - 1)) - 1
+        if self.spec.levels == 2:
+            return h
+        # what lies between two of many levels is invisible to a linear map of x
+        angles = torch.cat([h * (f * torch.pi) for f in FREQUENCIES], 1)
+        return torch.cat([h, angles.sin(), angles.cos()], 1)
+
+    def encode(self, planes: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The encoder's maps of images: `(B, width, H/2, W/2)` and `(B, 2 width, H/4, W/4)`."""
+        h = self.stem(nn.functional.pixel_unshuffle(planes, self.patch))
+        fine = self.fine_up(self._labelled(h, self.label_in, condition))
         return fine, self.coarse_up(self.shrink(fine))
 
     def _labelled(self, h: Tensor, layer: nn.Linear | None, condition: Tensor | None) -> Tensor:
@@ -213,7 +215,7 @@ class HierarchicalVAE(LatentVariableModel):
     def _descend(
         self, n: int, encoded: tuple[Tensor, Tensor] | None, condition: Tensor | None, closed: bool
     ) -> tuple[Tensor, Tensor]:
-        """From the first group down to the head's parameters `(n, P, D)`, and the log-ratios or KLs `(n, L)`."""
+        """From the first group down to the decoder's map `(n, width, H/2, W/2)`, and log-ratios or KLs `(n, L)`."""
         c = self.config
         if encoded is None:
             w, ratio = torch.randn(n, c.top, device=self.bias.device), self.bias.new_zeros(n)
@@ -229,18 +231,27 @@ class HierarchicalVAE(LatentVariableModel):
         for group in self.fine:
             h, ratio = group(h, None if encoded is None else encoded[0], closed)
             ratios.append(ratio)
-        maps: Tensor = self.last(h).float().reshape(n, self.spec.event_shape[0], self.features, -1)
-        params = maps.transpose(1, 2).flatten(2)  # (n, features, D)
-        return (params if self.mix is None else self.mix @ params) + self.bias, torch.stack(ratios, 1)
+        return self.last(h), torch.stack(ratios, 1)
+
+    def _head_parameters(self, maps: Tensor) -> Tensor:
+        """The head's parameters `(R, P, D)` from maps `(R, C, features, H, W)`."""
+        params = maps.transpose(1, 2).flatten(2)  # (R, features, D)
+        return (params if self.mix is None else self.mix @ params) + self.bias
+
+    def _draw(self, h: Tensor) -> Tensor:
+        """Images `(R, *event_shape)` given the decoder's map."""
+        return self.decoder.draw(h, lambda maps: self.head.sample(self._head_parameters(maps)), self._planes)
 
     # the bound
 
     def _log_weights(self, x: Tensor, num_samples: int, condition: Tensor | None) -> Mapping[str, Tensor]:
         n, k = len(x), num_samples
-        encoded = self.encode(x, condition)
+        planes = self._planes(x)
+        encoded = self.encode(planes, condition)
         labels = None if condition is None else condition.repeat(k)
         repeated = encoded[0].repeat(k, 1, 1, 1), encoded[1].repeat(k, 1, 1, 1)
-        params, ratios = self._descend(k * n, repeated, labels, closed=False)
+        h, ratios = self._descend(k * n, repeated, labels, closed=False)
+        params = self._head_parameters(self.decoder(h, planes))
         reconstruction = self.head.log_prob(params.view(k, n, *params.shape[1:]), x)
         return {"reconstruction": reconstruction, "kl_per_layer": ratios.view(k, n, -1)}
 
@@ -249,7 +260,10 @@ class HierarchicalVAE(LatentVariableModel):
         beta = min(1.0, progress / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         # bfloat16 is safe here: latents, divergences and likelihood are computed in float32 or finer
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training and x.device.type == "cpu"):
-            params, ratios = self._descend(len(x), self.encode(x, condition), condition, closed=True)
+            planes = self._planes(x)
+            h, ratios = self._descend(len(x), self.encode(planes, condition), condition, closed=True)
+            maps = self.decoder(h, planes)
+        params = self._head_parameters(maps)
         return (-self.head.log_prob(params, x) - beta * ratios.sum(1)).to(torch.float32)
 
     def _initialise(self, train: Split) -> None:
@@ -262,14 +276,14 @@ class HierarchicalVAE(LatentVariableModel):
         for at in range(0, n, self.rows):
             size = min(self.rows, n - at)
             labels = None if condition is None else condition[at : at + size]
-            parts.append(self.head.sample(self._descend(size, None, labels, closed=True)[0]))
+            parts.append(self._draw(self._descend(size, None, labels, closed=True)[0]))
         return torch.cat(parts)
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-        """`reconstructions (n, 2, *event_shape)`: n examples and E[x given z] at a draw of q(z given x), float."""
+        """`reconstructions (n, 2, *event_shape)`: n examples, each beside a draw of p(x given z) at a draw of q."""
         if self.spec.classes is not None:
             return {}  # the labels of `x` are not known here
         with torch.no_grad(), evaluating(self), seeded(seed, self.device):
             shown = x[:n]
-            params, _ = self._descend(len(shown), self.encode(shown, None), None, closed=True)
-            return {"reconstructions": torch.stack([shown.float(), self.head.mean(params)], 1)}
+            h, _ = self._descend(len(shown), self.encode(self._planes(shown), None), None, closed=True)
+            return {"reconstructions": torch.stack([shown, self._draw(h).to(shown.dtype)], 1)}
