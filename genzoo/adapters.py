@@ -20,6 +20,7 @@ from genzoo.config import Config as BaseConfig
 from genzoo.errors import ConfigError
 from genzoo.interface import ConditionalSampler, GenerativeModel, GradientModel, Learner
 from genzoo.likelihood import LogLikelihood, WeightSums
+from genzoo.records import MARKS
 from genzoo.seeding import seeded
 from genzoo.spec import Batch, DataSpec, Split
 from genzoo.transforms import Dequantize, Logit, Standardize, Transform, UniformNoise, VariationalNoise
@@ -135,10 +136,10 @@ class Adapted(Wrapper):
         """The inner model's, mapped back to data frame by frame."""
         with torch.no_grad(), seeded(seed, self.device):
             y, _ = self.to_inner(x)
-        return {
-            name: self.to_data(frames.flatten(0, 1)).view(frames.shape)
-            for name, frames in self.inner.traces(y, n, seed).items()
-        }
+            return {
+                name: value if name.endswith(MARKS) else self.to_data(value.flatten(0, 1)).view(value.shape)
+                for name, value in self.inner.traces(y, n, seed).items()
+            }
 
     def learner(self, settings: TrainSettings) -> Learner:
         """The inner learner on mapped data."""

@@ -69,7 +69,8 @@ class GenerativeModel(nn.Module, ABC):
         return {"default": lambda: ModelEstimator("default", self)}
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-        """Arrays that a report can draw, `{name: (n, frames, *event_shape)}` in data units, about `x` and draws."""
+        """Arrays that a report can draw, `{name: (n, frames, *event_shape)}` in data units, about `x` and draws, and
+        under `<name>_at (frames,)` where the frames stand: time steps, layers, shares of a way."""
         return {}
 
     def count_parameters(self) -> int:

@@ -57,6 +57,9 @@ that."""
 TEMPORARY = ".*." + "[0-9a-f]" * 12 + ".tmp"
 """Names of files that are being written, as a glob."""
 
+TRACE, MARKS = "trace_", "_at"
+"""What arrays begin with that come from a model's `traces`, and what those end in that say where frames stand."""
+
 Status = Literal["ok", "failed", "skipped"]
 
 

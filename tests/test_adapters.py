@@ -81,7 +81,7 @@ class Stub(GenerativeModel):
         return {"default": lambda: ModelEstimator("default", self), "tuned": lambda: Tuned(self)}
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-        return {"still": x[:n, None].repeat(1, 2, *[1] * (x.ndim - 1))}
+        return {"still": x[:n, None].repeat(1, 2, *[1] * (x.ndim - 1)), "still_at": torch.tensor([0, 7])}
 
 
 class Still(Learner):
@@ -344,8 +344,10 @@ def test_samples_are_codes_and_traces_are_mapped_back() -> None:
     x = model.sample(500, seed=0)
     assert x.dtype == torch.uint8
     assert int(x.max()) <= 3
-    frames = model.traces(CODES, 4, 0)["still"]
+    traces = model.traces(CODES, 4, 0)
+    frames = traces["still"]
     assert frames.shape == (4, 2, 1)
+    assert traces["still_at"].tolist() == [0, 7]  # time steps are no data
     assert torch.equal(frames[:, 1], CODES)
     real = stub("exact", AdapterConfig(standardize=True), DataSpec((1,)))
     points = torch.randn(50, 1) * 4

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import cast
 
 import pytest
 import torch
 from genzoo_flow.image import squeeze, unsqueeze
+from genzoo_flow.layers import Fitted, SplineCoupling
 from genzoo_flow.marginal import Marginal
 from genzoo_flow.model import Flow, FlowConfig
+from nflows.nn.nets import ResidualNet
 from torch import Tensor
 
 from genzoo.data.splits import TensorSplit
@@ -136,9 +139,40 @@ def test_terms_and_arrays() -> None:
     torch.testing.assert_close(answer.arrays["log_det_per_layer"].sum(1), answer.terms["log_det"])
     assert answer.arrays["log_det_per_layer"].shape == (50, 5)
     torch.testing.assert_close(flow.loss(x[:50]).double(), -answer.lower, rtol=1e-5, atol=1e-5)
-    layers = flow.traces(x, 20, 0)["layers"]
-    assert layers.shape == (20, 6, 2)
-    torch.testing.assert_close(flow.flow(layers[:, -1])[0], layers[:, 0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_layers_lead_from_each_dimension_alone_to_the_sample(shape: tuple[int, ...], classes: int | None) -> None:
+    flow, (x, _) = perturbed(shape, classes)
+    traces = flow.traces(x, 6, seed=3)
+    frames = traces["layers"]
+    couplings = sum(isinstance(module, SplineCoupling) for module in flow.modules())
+    assert frames.shape == (6, couplings + 1, *shape)
+    assert traces["layers_at"].tolist() == list(range(couplings + 1))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        z = torch.randn(6, flow.spec.dims)
+        y = None if classes is None else torch.randint(0, classes, (6,))
+    # bit for bit: the same operations on the same noise
+    assert torch.equal(frames[:, -1], flow.sample(6, 3, y))
+    # the first frame is the noise, dimension by dimension, through the first layer alone
+    noise, _ = cast(Fitted, flow.flow.layers[0])(frames[:, 0])
+    torch.testing.assert_close(noise.flatten(1).sort(1).values, z.sort(1).values, rtol=1e-3, atol=1e-3)
+    # one coupling moves one part of the dimensions, and every coupling here moves some
+    moved = (frames[:, 1:] != frames[:, :-1]).flatten(2).float().mean((0, 2))
+    assert float(moved.min()) > 0
+    assert float(moved.max()) < 1 or shape == (1,)
+
+
+def test_frames_of_couplings_that_do_nothing_are_one_picture() -> None:
+    """Couplings for images begin as the identity, and without weights those for vectors are too."""
+    flow = Flow(DataSpec((3, 8, 8)))
+    for module in flow.modules():
+        if isinstance(module, ResidualNet):
+            torch.nn.init.zeros_(module.final_layer.weight)
+    frames = flow.traces(torch.zeros(1), 4, 0)["layers"]
+    torch.testing.assert_close(frames, frames[:, :1].expand_as(frames), rtol=1e-4, atol=1e-4)
 
 
 def test_label_changes_the_density() -> None:

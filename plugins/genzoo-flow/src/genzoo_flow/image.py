@@ -13,6 +13,7 @@ becomes odd or small is a vector, and goes through couplings for vectors.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -79,9 +80,30 @@ class Scale(Composed):
         """As Layer.inverse."""
         quarter = inputs.shape[1] // 4
         a, there = self.rest.inverse(inputs[:, :quarter], context)
-        h = torch.cat([a, inputs[:, quarter:].reshape(len(a), -1, *a.shape[2:])], 1)
-        h, here = self.couplings.inverse(h, context)
+        h, here = self.couplings.inverse(_joined(a, inputs[:, quarter:]), context)
         return unsqueeze(h), here + there
+
+    def settled(self, z: Tensor) -> Tensor:
+        """As Layer.settled: each pixel's noise in its place."""
+        quarter = z.shape[1] // 4
+        return self._whole(self.rest.settled(z[:, :quarter]), z[:, quarter:])
+
+    def unrolled(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
+        """As Layer.unrolled: the quarter that goes further, then the whole."""
+        quarter = z.shape[1] // 4
+        for a in self.rest.unrolled(z[:, :quarter], context):
+            yield self._whole(a, z[:, quarter:])
+        a, _ = self.rest.inverse(z[:, :quarter], context)
+        for h in self.couplings.unrolled(_joined(a, z[:, quarter:]), context):
+            yield unsqueeze(h)
+
+    def _whole(self, a: Tensor, others: Tensor) -> Tensor:
+        return unsqueeze(self.couplings.settled(_joined(a, others)))
+
+
+def _joined(a: Tensor, others: Tensor) -> Tensor:
+    """A quarter `(B, C, H/2, W/2)` and the noise of the others `(B, 3 C H/2 W/2)` as channels `(B, 4 C, H/2, W/2)`."""
+    return torch.cat([a, others.reshape(len(a), -1, *a.shape[2:])], 1)
 
 
 class Flat(Composed):
@@ -99,6 +121,15 @@ class Flat(Composed):
         """As Layer.inverse."""
         x, ladj = self.inner.inverse(inputs, context)
         return x.reshape(-1, *self.shape), ladj
+
+    def settled(self, z: Tensor) -> Tensor:
+        """As Layer.settled."""
+        return self.inner.settled(z).reshape(-1, *self.shape)
+
+    def unrolled(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
+        """As Layer.unrolled."""
+        for x in self.inner.unrolled(z, context):
+            yield x.reshape(-1, *self.shape)
 
 
 def squeeze(x: Tensor) -> Tensor:

@@ -38,6 +38,14 @@ class Layer(Transform):  # type: ignore[misc]  # nflows is untyped
         z, ladj = self(inputs, context)
         return z, ladj[:, None]
 
+    def settled(self, z: Tensor) -> Tensor:
+        """`inverse` with every coupling inside left out: what depends on no other dimension, and the order."""
+        return self.inverse(z)[0]
+
+    def unrolled(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
+        """What `z` is after each coupling inside on its way to data, those to come left out; the last is `inverse`."""
+        yield from ()
+
 
 class Fitted(Layer):
     """A layer whose buffers come from data."""
@@ -86,12 +94,24 @@ class Chain(Composed):
     def _sequence(self) -> list[Layer]:
         return [cast(Layer, layer) for layer in self.layers]
 
+    def settled(self, z: Tensor) -> Tensor:
+        """As Layer.settled."""
+        return _settled(self._sequence(), z)
+
     def unrolled(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
-        """`z`, then what each inverse layer makes of it, down to data."""
-        yield z
-        for layer in reversed(self._sequence()):
+        """As Layer.unrolled."""
+        layers = self._sequence()
+        while layers:
+            layer = layers.pop()
+            for state in layer.unrolled(z, context):
+                yield _settled(layers, state)
             z, _ = layer.inverse(z, context)
-            yield z
+
+
+def _settled(layers: Sequence[Layer], z: Tensor) -> Tensor:
+    for layer in reversed(layers):
+        z = layer.settled(z)
+    return z
 
 
 class Standardise(Fitted):
@@ -166,6 +186,14 @@ class SplineCoupling(Layer):
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> Pass:
         """`(B, C, ...)`, as Layer.inverse."""
         return self._pass(inputs, context, inverse=True)
+
+    def settled(self, z: Tensor) -> Tensor:
+        """As Layer.settled: left out."""
+        return z
+
+    def unrolled(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
+        """As Layer.unrolled: itself."""
+        yield self.inverse(z, context)[0]
 
     def _pass(self, inputs: Tensor, context: Tensor | None, inverse: bool) -> Pass:
         moved = inputs[:, self.start : self.stop]

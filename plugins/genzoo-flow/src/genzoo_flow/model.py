@@ -21,6 +21,7 @@ from genzoo.errors import CapabilityError
 from genzoo.interface import GradientModel
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
+from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
 from genzoo_flow.image import image_flow
 from genzoo_flow.layers import Chain, Fitted, Standardise, standard_normal
@@ -113,10 +114,15 @@ class Flow(GradientModel):
         return x
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-        """`layers` `(n, depth + 1, 2)`: noise on its way to data, in two dimensions."""
-        if self.spec.event_shape != (2,) or self.spec.classes is not None:
-            return {}
-        generator = torch.Generator().manual_seed(seed)
-        z = torch.randn(n, 2, generator=generator).to(self.device)
-        with torch.no_grad():
-            return {"layers": torch.stack(list(self.flow.unrolled(z)), 1)}
+        """`layers (n, couplings + 1, *event_shape)`: noise on its way to data, coupling by coupling, which ends in the
+        draws of `sample(n, seed)` (of a conditional flow, under labels drawn alike).
+
+        A frame leaves out the couplings still to come, so that all are in data units: the first is what the dimensions
+        give without any coupling.
+        """
+        with torch.no_grad(), evaluating(self), seeded(seed, self.device):
+            z = torch.randn(n, self.spec.dims, device=self.device)
+            classes = self.spec.classes
+            drawn = None if classes is None else torch.randint(0, classes, (n,), device=self.device)
+            frames = [self.flow.settled(z), *self.flow.unrolled(z, self._context(drawn, z))]
+        return {"layers": torch.stack(frames, 1), "layers_at": torch.arange(len(frames))}
