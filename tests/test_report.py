@@ -24,7 +24,7 @@ from genzoo import report
 from genzoo.cli.report import command
 from genzoo.errors import CapabilityError, RunError
 from genzoo.records import ROW_KEYS, RunRecord, write_arrays, write_json
-from genzoo.report import figures, formats, numbers, table
+from genzoo.report import figures, formats, numbers, table, tightness
 from genzoo.report.collect import Group, collect
 from genzoo.report.pairs import Difference, compare, pair_table
 from genzoo.report.verdict import verdict
@@ -238,7 +238,7 @@ def test_several_seeds_get_a_mean_with_its_error(groups: dict[str, Group]) -> No
     assert 1.96 * both < wide[1] - np.mean(nll) < 4.302653 * both
     note = next(note for note in table.results(groups["ring"]).notes if "over 3 seeds" in note)
     assert re.fullmatch(
-        r"flow, at 95 % over 3 seeds: \[.*\] on these test points, \[.*\] for the population of them.", note
+        r"flow, at 95 % over 3 seeds: \[.*\] nats on these test points, \[.*\] nats for the population of them.", note
     )
     assert groups["ring"].standings[1].interval() is None  # one seed
     names = cells(groups["ring"], "rank")
@@ -339,8 +339,11 @@ def test_later_readings_are_listed_and_never_ranked(tmp_path: Path) -> None:
     write_json(folder / "readings.json", [{"reading": 2, "nll": 0.1, "stderr": 0.01, "evaluation": evaluation}])
     group = collect([tmp_path, tmp_path])[0]  # given twice, read once
     assert [standing.label for standing in group.standings] == ["b", "a"]
-    assert cells(group, "rank")["a", "0, reading 2"] == ""
-    assert cells(group, "NLL, nats")["a", "0, reading 2"] == "<= 0.100 +- 0.010"
+    assert [*cells(group, "rank")] == [("b", "0"), ("a", "0")]
+    assert any("Only the first reading" in note for note in table.results(group).notes)
+    every = tightness.table(group)
+    assert every is not None
+    assert "<= 0.100 +- 0.010" in [row.cells[6] for row in every.rows]
     assert [row["reading"] for row in report.rows([tmp_path])] == [1, 1, 2]
     assert group.standings[1].later[0].arrays == {}
 

@@ -15,6 +15,7 @@ from genzoo.report.collect import Arrays, Entry, Group
 from genzoo.report.figures import ticks
 from genzoo.report.numbers import count, fixed
 from genzoo.report.table import Column, Row, Table
+from genzoo.report.units import NATS, Unit
 from genzoo.text import plain
 
 PREFIX, PER = "anatomy_", "_per_"
@@ -79,9 +80,10 @@ def _parts(entry: Entry, arrays: Arrays) -> Iterator[Part]:
             yield Part(plain(record.label, NAME), record.seed, plain(term), plain(what), flat, record.terms.get(term))
 
 
-def table(group: Group) -> Table | None:
+def table(group: Group, unit: Unit = NATS) -> Table | None:
     """One row a term: how many parts, how many active, the sum and the largest; None where nothing is taken apart."""
     rows = []
+    factor = unit.factor(group.first_record.event_shape)
     notes = [
         f"Active: parts that give more than {ACTIVE} nats, in absolute value, on average over the test points.",
         "Each row of parts sums to the term of the bound above.",
@@ -95,8 +97,8 @@ def table(group: Group) -> Table | None:
             part.what,
             count(part.values.size),
             count(int((np.abs(part.values) > ACTIVE).sum())),
-            fixed(float(part.values.sum()), 4),
-            ", ".join(f"{i + 1}: {fixed(float(part.values[i]), 3)}" for i in largest),
+            fixed(factor * float(part.values.sum()), 4),
+            ", ".join(f"{i + 1}: {fixed(factor * float(part.values[i]), 3)}" for i in largest),
         )
         rows.append(Row(cells))
         if not part.sound:
@@ -104,7 +106,7 @@ def table(group: Group) -> Table | None:
                 f"BUG {part.label}, seed {part.seed}: the parts of {part.term} sum to {part.values.sum():.4f} nats, "
                 f"the record says {part.expected}."
             )
-    titles = ("model", "seed", "term", "per", "parts", "active", "sum, nats", "largest")
+    titles = ("model", "seed", "term", "per", "parts", "active", f"sum, {unit}", "largest")
     columns = tuple(Column(title, text=title in ("model", "term", "per", "largest")) for title in titles)
     return Table(columns, tuple(rows), tuple(notes)) if rows else None
 

@@ -14,6 +14,7 @@ from genzoo.report.collect import Group, Standing
 from genzoo.report.figures import ticks
 from genzoo.report.numbers import NONE, bound, brief, count
 from genzoo.report.table import Column, Row, Table
+from genzoo.report.units import NATS, Unit, in_unit
 from genzoo.text import plain
 
 
@@ -61,7 +62,7 @@ def undominated(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points) for x, y in points]
 
 
-def table(group: Group) -> Table | None:
+def table(group: Group, unit: Unit = NATS) -> Table | None:
     """Models, their bound and their costs, each marked where it is on the frontier."""
     shown = members(group)
     if not shown:
@@ -69,8 +70,8 @@ def table(group: Group) -> Table | None:
     made = []
     for each in shown:
         cells = (_cost(*each.costs[name], name) if name in each.costs else NONE for name in COSTS)
-        made.append(Row((plain(each.standing.label, 80), bound(each.standing.summary), *cells)))
-    columns = (Column("model", text=True), Column("NLL, nats"), *(Column(name) for name in COSTS))
+        made.append(Row((plain(each.standing.label, 80), bound(in_unit(each.standing.summary, unit)), *cells)))
+    columns = (Column("model", text=True), Column(f"NLL, {unit}"), *(Column(name) for name in COSTS))
     notes = (
         "* on the frontier: no ranked model here is at most as dear and at least as good, and better in one. By the "
         "numbers as they stand, without their errors.",

@@ -20,6 +20,7 @@ from genzoo.records import RunRecord
 from genzoo.report.collect import Entry, Group, Standing, seed_error
 from genzoo.report.numbers import NONE, SIGNS, bound, brief, count, with_error
 from genzoo.report.table import Column, Row, Table
+from genzoo.report.units import NATS, Unit, in_unit
 from genzoo.text import plain
 
 Match = Literal["steps", "seconds", "parameters"]
@@ -49,29 +50,29 @@ def members(group: Group, match: Match) -> list[Placed]:
     return _by_parameters(group) if match == "parameters" else _by_effort(group, match)
 
 
-def table(group: Group, match: Match) -> Table | None:
+def table(group: Group, match: Match, unit: Unit = NATS) -> Table | None:
     """The same as a table, with its rule below."""
     placed = members(group, match)
     if not placed:
         return None
-    unit = {"steps": "steps", "seconds": "seconds of training", "parameters": "parameters"}[match]
+    effort = {"steps": "steps", "seconds": "seconds of training", "parameters": "parameters"}[match]
     curves = match in CURVES
     made = []
     for each in placed:
-        record, rank = each.standing.summary, NONE if each.rank is None else str(each.rank)
+        record, rank = in_unit(each.standing.summary, unit), NONE if each.rank is None else str(each.rank)
         if curves:
-            nll = (
-                NONE if each.nll is None else f"{SIGNS.get(record.kind or '', '~')} {with_error(each.nll, each.stderr)}"
-            )
-            made.append((each.league, rank, each.standing.label, nll, _effort(each.at, match)))
+            factor = unit.factor(record.event_shape)
+            nll, stderr = (None if v is None else factor * v for v in (each.nll, each.stderr))
+            shown = NONE if nll is None else f"{SIGNS.get(record.kind or '', '~')} {with_error(nll, stderr)}"
+            made.append((each.league, rank, each.standing.label, shown, _effort(each.at, match)))
         else:
             made.append((each.league, rank, each.standing.label, bound(record), count(record.parameters)))
-    titles = ("validation NLL, nats", f"reached at, {unit}") if curves else ("NLL, nats", "parameters")
+    titles = (f"validation NLL, {unit}", f"reached at, {effort}") if curves else (f"NLL, {unit}", "parameters")
     columns = (Column("league", text=True), Column("rank"), Column("model", text=True), *map(Column, titles))
     if curves:
         notes: tuple[str, ...] = (
-            f"Matched by {unit}: the most that every ranked model was run to; each by its best validation bound stored "
-            "at or before, never beyond what was run. Few are stored a run: the last column says where that was.",
+            f"Matched by {effort}: the most that every ranked model was run to; each by its best validation bound "
+            "stored at or before, never beyond what was run. Few are stored a run: the last column says where it was.",
             "Validation bounds are those of training, from few draws: they order the models, without an error but over "
             "seeds.",
         )

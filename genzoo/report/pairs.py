@@ -30,6 +30,7 @@ from genzoo import student
 from genzoo.report.collect import Entry, Group, Standing, common_points, seed_error, values_at
 from genzoo.report.numbers import NONE, count, decimals, fixed
 from genzoo.report.table import Column, Row, Table
+from genzoo.report.units import NATS, Unit
 from genzoo.text import plain
 
 STRATIFIED_DOF = 7.0
@@ -163,18 +164,20 @@ def family(pairs: Sequence[Pair]) -> str:
     return f"Told apart or not at 95 % over {size}; {basis}."
 
 
-def pair_table(group: Group) -> Table | None:
-    """A matrix: by how many nats the model of a row is below that of a column, and whether that is more than chance."""
+def pair_table(group: Group, unit: Unit = NATS) -> Table | None:
+    """A matrix: by how much the model of a row is ahead of that of a column, and whether that is more than chance."""
     pairs = compare_all(group)
     if not pairs:
         return None
     ranked = group.ranked
-    cells = {(id(pair.better), id(pair.worse)): _cell(pair) for pair in pairs}
+    factor = unit.factor(group.first_record.event_shape)
+    cells = {(id(pair.better), id(pair.worse)): _cell(pair, factor) for pair in pairs}
     rows = [
         Row((_name(row), *(cells.get((id(row), id(column)), NONE) for column in ranked[1:]))) for row in ranked[:-1]
     ]
     notes = (
-        "Nats by which the model of the row is ahead of that of the column [95 % interval, corrected]; adjusted p.",
+        f"{unit.name.capitalize()} by which the model of the row is ahead of that of the column [95 % interval, "
+        "corrected]; adjusted p.",
         family(pairs),
     )
     return Table((Column("ahead", text=True), *(Column(_name(column)) for column in ranked[1:])), tuple(rows), notes)
@@ -204,11 +207,11 @@ def pair_rows(group: Group) -> list[dict[str, object]]:
     ]
 
 
-def _cell(pair: Pair) -> str:
-    places = decimals(pair.difference.stderr)
-    low, high = (fixed(end, places) for end in pair.interval)
+def _cell(pair: Pair, factor: float) -> str:
+    places = decimals(factor * pair.difference.stderr)
+    low, high = (fixed(factor * end, places) for end in pair.interval)
     chance = "p < 0.0001" if pair.adjusted < 1e-4 else f"p = {pair.adjusted:.2g}"
-    return f"{fixed(pair.difference.nats, places)} [{low}, {high}], {chance}"
+    return f"{fixed(factor * pair.difference.nats, places)} [{low}, {high}], {chance}"
 
 
 def _name(standing: Standing) -> str:

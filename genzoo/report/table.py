@@ -5,6 +5,8 @@ Cells are ASCII: `<=`, `+-`, `~`; what shows them may typeset the signs. Columns
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +15,11 @@ from typing import Literal
 from genzoo.records import RunRecord
 from genzoo.report.collect import Entry, Group, Standing
 from genzoo.report.numbers import NONE, bits, bound, brief, count, decimals, divergence, fixed
+from genzoo.report.units import NATS, Unit, in_unit
 from genzoo.text import plain
 
 Role = Literal["model", "seed", "reading", "failed"]
+READINGS = "Every bound of each model"
 NAME_LIMIT, REASON_LIMIT = 80, 300
 # A window may miss mass of a wide model, so less than one is no fault; the excess is that of the grid's quadrature.
 MASS_TOLERANCE = 0.01
@@ -51,22 +55,29 @@ class Table:
 
 @dataclass(frozen=True)
 class _Source:
-    """What a row of the results is made from."""
+    """What a row of the results is made from; `shown`: the record in the unit of the table."""
 
     record: RunRecord
     role: Role
     rank: str = NONE
     name: str = ""
     seed: str = ""
+    unit: Unit = NATS
+
+    @functools.cached_property
+    def shown(self) -> RunRecord:
+        return in_unit(self.record, self.unit)
 
 
-def results(group: Group) -> Table:
+def results(group: Group, unit: Unit = NATS) -> Table:
     """The table of a group: rank, model, bound, errors, effort and cost, then failed cells and the notes."""
     sources = [source for standing in group.standings for source in _sources(standing)]
     sources += [_Source(e.record, "failed", name=e.record.label, seed=str(e.record.seed)) for e in group.failed]
     varied = len({source.record.budget for source in sources if source.role != "failed"}) > 1
     columns = {c: make for c, make in RESULTS.items() if varied or c.title != "budget"}
-    return _table(columns, sources, _notes(group), header=1)
+    made = _table(columns, [dataclasses.replace(each, unit=unit) for each in sources], _notes(group, unit), header=1)
+    titles = (dataclasses.replace(c, title=c.title.replace("nats", unit.name)) for c in made.columns)
+    return dataclasses.replace(made, columns=tuple(titles))
 
 
 def metrics(group: Group) -> Table | None:
@@ -86,9 +97,10 @@ def metrics(group: Group) -> Table | None:
     return Table(columns, tuple(rows), ("In parentheses: the same metric of a second real sample.",))
 
 
-def terms(group: Group) -> Table | None:
-    """Named parts of the bound of the first readings, in nats; None where no model has any."""
-    records = [entry.record for standing in group.standings for entry in standing.entries if entry.record.terms]
+def terms(group: Group, unit: Unit = NATS) -> Table | None:
+    """Named parts of the bound of the first readings; None where no model has any."""
+    first = (entry.record for standing in group.standings for entry in standing.entries if entry.record.terms)
+    records = [in_unit(record, unit) for record in first]
     if not records:
         return None
     rows = tuple(
@@ -96,7 +108,7 @@ def terms(group: Group) -> Table | None:
         for record in records
         for name, value in record.terms.items()
     )
-    return Table((Column("model", text=True), Column("seed"), Column("term", text=True), Column("nats")), rows)
+    return Table((Column("model", text=True), Column("seed"), Column("term", text=True), Column(unit.name)), rows)
 
 
 def kl_matrix(groups: Sequence[Group]) -> Table:
@@ -135,10 +147,7 @@ def _sources(standing: Standing) -> list[_Source]:
     else:
         sources = [_Source(standing.summary, "model", rank, name, f"mean of {len(seeds)}")]
         sources += [_Source(record, "seed", "", name, str(record.seed)) for record in seeds]
-    later = [entry.record for entry in standing.later]
-    return sources + [
-        _Source(record, "reading", "", name, f"{record.seed}, reading {record.reading}") for record in later
-    ]
+    return sources
 
 
 def _estimator(source: _Source) -> str:
@@ -162,7 +171,7 @@ def _estimator_name(record: RunRecord) -> tuple[str, str]:
 
 
 def _errors(source: _Source) -> str:
-    record = source.record
+    record = source.shown
     if record.stderr_data is None and record.stderr_mc is None:
         return NONE
     return " / ".join(_short(value) for value in (record.stderr_data, record.stderr_mc))
@@ -174,7 +183,7 @@ def _rate(source: _Source) -> str:
 
 
 def _bound(source: _Source) -> str:
-    return bound(source.record) if source.role != "failed" else source.record.status
+    return bound(source.shown) if source.role != "failed" else source.record.status
 
 
 RESULTS: dict[Column, Callable[[_Source], str]] = {
@@ -183,8 +192,8 @@ RESULTS: dict[Column, Callable[[_Source], str]] = {
     Column("seed"): lambda s: s.seed,
     Column("NLL, nats"): _bound,
     Column("bits/dim", priority=1): lambda s: bits(s.record),
-    Column("KL to truth, nats"): lambda s: divergence(s.record),
-    Column("KL by quadrature", priority=6): lambda s: fixed(s.record.kl_quadrature, 4),
+    Column("KL to truth, nats"): lambda s: divergence(s.shown),
+    Column("KL by quadrature", priority=6): lambda s: fixed(s.shown.kl_quadrature, 4),
     Column("stderr data / MC", priority=7): _errors,
     Column("estimator", text=True, priority=3): _estimator,
     Column("train s", priority=4): lambda s: brief(s.record.seconds_train),
@@ -206,7 +215,7 @@ def _table(
     return Table(tuple(names[i] for i in filled), tuple(rows), tuple(notes), header)
 
 
-def _notes(group: Group) -> list[str]:
+def _notes(group: Group, unit: Unit) -> list[str]:
     notes = []
     entries = group.entries
     kinds = {entry.record.kind for entry in entries}
@@ -223,13 +232,13 @@ def _notes(group: Group) -> list[str]:
         for standing in group.standings:
             here, beyond = standing.interval(), standing.interval(population=True)
             if here is not None:
-                more = "" if beyond is None else f", {_interval(standing, beyond)} for the population of them"
+                more = "" if beyond is None else f", {_interval(standing, beyond, unit)} for the population of them"
                 notes.append(
                     f"{_name(standing.label)}, at 95 % over {len(standing.entries)} seeds: "
-                    f"{_interval(standing, here)} on these test points{more}."
+                    f"{_interval(standing, here, unit)} on these test points{more}."
                 )
     if any(standing.later for standing in group.standings):
-        notes.append("Only the first reading of a test set is ranked; later ones are listed under it.")
+        notes.append(f"Only the first reading of a test set is ranked and listed; all are under '{READINGS}'.")
     for entry in entries:
         record, name = entry.record, f"{_name(entry.record.label)}, seed {entry.record.seed}"
         if record.below_floor:
@@ -263,10 +272,11 @@ def _name(text: str, limit: int | None = NAME_LIMIT) -> str:
     return plain(text, limit)
 
 
-def _interval(standing: Standing, ends: tuple[float, float]) -> str:
-    """Both ends in nats, to the digits of the error."""
-    low, high = (fixed(end, decimals(standing.summary.stderr)) for end in ends)
-    return f"[{low}, {high}]"
+def _interval(standing: Standing, ends: tuple[float, float], unit: Unit) -> str:
+    """Both ends, to the digits of the error, with the unit."""
+    factor = unit.factor(standing.summary.event_shape)
+    low, high = (fixed(factor * end, decimals(in_unit(standing.summary, unit).stderr)) for end in ends)
+    return f"[{low}, {high}] {unit}"
 
 
 def _short(value: float | None) -> str:

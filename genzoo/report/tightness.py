@@ -14,6 +14,7 @@ from genzoo.report.collect import Entry, Group
 from genzoo.report.figures import ticks
 from genzoo.report.numbers import NONE, bound, brief, count, with_error
 from genzoo.report.table import Column, Row, Table
+from genzoo.report.units import NATS, Unit, in_unit
 from genzoo.text import plain
 
 NAME, MOST = 80, 40
@@ -55,14 +56,15 @@ class Reading:
     paired: dict[str, Any] | None
 
 
-def table(group: Group) -> Table | None:
+def table(group: Group, unit: Unit = NATS) -> Table | None:
     """Every bound of the checkpoints that were read more than once; None where there is none."""
     rows = []
     for reading in readings(group):
-        record, said = reading.record, reading.record.evaluation
+        record, said = in_unit(reading.record, unit), reading.record.evaluation
         gain = "the row" if record.reading == 1 else NONE
         if reading.paired is not None:
-            gain = with_error(reading.paired["nats"], reading.paired["stderr"])
+            factor = unit.factor(record.event_shape)
+            gain = with_error(factor * reading.paired["nats"], factor * reading.paired["stderr"])
         cells = (
             plain(reading.label, NAME),
             str(record.seed),
@@ -78,11 +80,12 @@ def table(group: Group) -> Table | None:
         rows.append(Row(cells, "model" if record.reading == 1 else "reading"))
     if not rows:
         return None
-    titles = ("model", "seed", "estimator", "kind", "draws", "points", "NLL, nats", "MC error", "tighter by", "seconds")
+    bounds = (f"NLL, {unit}", "MC error", "tighter by")
+    titles = ("model", "seed", "estimator", "kind", "draws", "points", *bounds, "seconds")
     texts = ("model", "estimator", "kind")
     columns = tuple(Column(title, text=title in texts) for title in titles)
     notes = (
-        "Loosest first. 'tighter by': nats by which the NLL bound lies below the row's, paired over the points in "
+        f"Loosest first. 'tighter by': {unit} by which the NLL bound lies below the row's, paired over the points in "
         "common; negative: looser.",
         "Bounds on different points differ by these points too: compare them by the paired column.",
     )
