@@ -288,7 +288,18 @@ def test_a_difference_within_its_error_is_no_victory(tmp_path: Path) -> None:
     for model, seed in (("a", 1), ("b", 2)):
         save(tmp_path, model, "d", "weights", plane(1.0, 0.5, noise=1.0, seed=seed))
     said = verdict(collect([tmp_path])[0])
-    assert "cannot be told apart" in said.headline
+    assert (
+        "a and b cannot be told apart; a: NLL <= " in said.headline
+        or "b and a cannot be told apart; b:" in said.headline
+    )
+
+
+def test_a_divergence_within_its_error_says_so(tmp_path: Path) -> None:
+    for name, noise, gap in (("true", 0.3, 0.0), ("near", 0.3, 0.05)):
+        save(tmp_path, "a", name, "weights", plane(1.0, 0.5, gap, noise, seed=4))
+    headlines = {group.dataset: verdict(group).headline for group in collect([tmp_path])}
+    assert headlines["true"].endswith("nats, not told from 0.")
+    assert re.search(r"KL to the truth <= 0\.0\d+ \+- 0\.0\d+ nats\.$", headlines["near"])
 
 
 def test_over_seeds_the_error_is_that_of_the_seeds(tmp_path: Path) -> None:
