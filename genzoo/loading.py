@@ -36,6 +36,7 @@ HOOKS: tuple[tuple[str, type[Card]], ...] = (
     ("genzoo_datasets", DatasetCard),
     ("genzoo_metrics", MetricCard),
 )
+PACKAGE = "__init__.py"
 SLOW = 1.0  # seconds of import from which a plugin is told to be slow: listings promise 0.3 s for everything
 PATIENCE = 5.0  # seconds after which stderr names the plugin that is still loading
 
@@ -182,13 +183,15 @@ def _metadata(distribution: importlib.metadata.Distribution, key: str) -> str:
 
 
 def file_source(path: str) -> Source:
-    """A single-file plugin. Its module takes the file's name, so that targets and spawned workers can import it."""
-
-    name = re.sub(r"\W", "_", Path(path).stem)
+    """A single-file plugin, or a package by its `__init__.py`. The module takes the name of the file, or of the
+    package's folder, so that targets and spawned workers can import it."""
+    file = Path(path)
+    package = file.name == PACKAGE
+    name = re.sub(r"\W", "_", file.parent.name if package else file.stem)
 
     def load() -> object:
         if _is_taken(name, path):
-            raise PluginError(f"there is another module called {name}: rename the file")
+            raise PluginError(f"there is another module called {name}: rename the {'folder' if package else 'file'}")
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise PluginError("not a Python file: its name must end in .py")
@@ -197,7 +200,8 @@ def file_source(path: str) -> Source:
         try:
             spec.loader.exec_module(module)
         except BaseException:
-            del sys.modules[name]
+            for half in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+                del sys.modules[half]
             raise
         return module
 

@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from glob import glob
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from genzoo.cards import Card, DatasetCard, MetricCard, ModelCard
 from genzoo.errors import PluginError, UnknownNameError, UsageError
 from genzoo.loading import (
     HOST,
+    PACKAGE,
     Origin,
     PluginFailure,
     PluginLoad,
@@ -86,16 +88,27 @@ class Registry:
 
 
 def load_registry(extra_files: Iterable[str | os.PathLike[str]] = ()) -> Registry:
-    """Load every plugin of the entry-point group `genzoo`, and the single-file plugins at `extra_files`.
+    """Load every plugin of the entry-point group `genzoo`, and the single-file plugins and packages at `extra_files`.
 
-    Cached per process and set of files. Raises UsageError for a file that is not there; everything else that goes
-    wrong is in `failures`.
+    Cached per process and set of files. Raises UsageError for a file that is not there, and for a folder that is no
+    package; everything else that goes wrong is in `failures`.
     """
-    paths = tuple(os.path.realpath(path) for path in extra_files)
-    for path in paths:
-        if not os.path.isfile(path):
-            raise UsageError(f"no plugin file {path}: --plugin takes the path of a Python file with genzoo hooks")
-    return _load(paths)
+    return _load(tuple(_python_file(path) for path in extra_files))
+
+
+def _python_file(path: str | os.PathLike[str]) -> str:
+    """The real path of a Python file, for a package that of its `__init__.py`."""
+    real = os.path.realpath(path)
+    if not os.path.isdir(real):
+        if not os.path.isfile(real):
+            raise UsageError(f"no plugin file {real}: --plugin takes a Python file with genzoo hooks, or a package")
+        return real
+    if os.path.isfile(file := os.path.join(real, PACKAGE)):
+        return file
+    advice = f"a folder with {PACKAGE}"
+    for inside in sorted(glob(f"src/*/{PACKAGE}", root_dir=real) + glob(f"*/{PACKAGE}", root_dir=real))[:1]:
+        advice += f", such as {os.path.join(path, os.path.dirname(inside))}; or install it: pip install -e {path}"
+    raise UsageError(f"{real} is no plugin: expected a Python file or a package, {advice}")
 
 
 def reset_registry() -> None:

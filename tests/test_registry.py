@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,6 +227,54 @@ def test_a_single_file_plugin_fails_as_any_other(
     assert words in failure.cause
     with pytest.raises(PluginError, match="failed at import"):
         registry.model(file.stem)
+
+
+PACKAGE = {
+    "genzoo_parts/__init__.py": "from .cards import genzoo_models",
+    "genzoo_parts/cards.py": """
+from genzoo.cards import ModelCard
+from genzoo.hookspecs import hookimpl
+
+@hookimpl
+def genzoo_models():
+    return [ModelCard(name="parts", summary="s", family="f", target="genzoo_parts.model:Parts")]
+""",
+    "genzoo_parts/model.py": "from genzoo_parts import cards\n\nclass Parts:\n    there = cards",
+}
+
+
+@pytest.mark.parametrize("given", ["genzoo_parts", "genzoo_parts/__init__.py"])
+def test_a_package_is_a_plugin_and_its_modules_can_be_imported(site: Site, tmp_path: Path, given: str) -> None:
+    for name, source in PACKAGE.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+    registry = load_registry([tmp_path / given])
+    assert registry.failures == ()
+    assert registry.model("parts").resolve().__name__ == "Parts"
+    assert str(registry.origin(registry.model("parts"))).endswith("genzoo_parts/__init__.py")
+
+
+def test_a_package_that_fails_leaves_no_part_behind(site: Site, tmp_path: Path) -> None:
+    package = tmp_path / "genzoo_half"
+    package.mkdir()
+    (package / "__init__.py").write_text("from . import good\nimport a_module_that_is_not_there")
+    (package / "good.py").write_text("")
+    (failure,) = load_registry([package]).failures
+    assert (failure.stage, "a_module_that_is_not_there" in failure.cause) == ("import", True)
+    assert not [name for name in sys.modules if name.startswith("genzoo_half")]
+
+
+def test_a_project_folder_is_answered_with_the_package_in_it(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"is no plugin: expected a Python file or a package, a folder with __init__\.py$"
+    ):
+        load_registry([tmp_path])
+    package = tmp_path / "src" / "genzoo_mine"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    words = f"such as {re.escape(str(package))}; or install it: pip install -e {re.escape(str(tmp_path))}$"
+    with pytest.raises(UsageError, match=words):
+        load_registry([tmp_path])
 
 
 def test_a_plugin_file_that_is_not_there_is_a_usage_error(site: Site) -> None:

@@ -15,14 +15,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def plugin_option(function: F) -> F:
-    """`--plugin FILE`, any number of times, as the argument `plugin_files`."""
+    """`--plugin PATH`, any number of times, as the argument `plugin_files`."""
     return click.option(
         "--plugin",
         "plugin_files",
         multiple=True,
         type=click.Path(),
-        metavar="FILE",
-        help="Also load this Python file with genzoo hooks; may be given again.",
+        metavar="PATH",
+        help="Also load this Python file with genzoo hooks, or this package (a folder); may be given again.",
     )(function)
 
 
