@@ -48,8 +48,8 @@ def domain(subject: Subject, trained: Trained) -> tuple[Tensor, Tensor, Tensor |
 
 def share_inside(subject: Subject, trained: Trained, label: int) -> tuple[float, float]:
     """The share of draws given `label` that lies where the mass is summed, and its standard error: of inner draws that
-    lie in [0, levels) behind dequantization, of draws in the grid's box in the plane; 1 of states. CheckFailed where none
-    does."""
+    lie in [0, levels) behind dequantization, of draws in the grid's box in the plane; 1 of states. CheckFailed where
+    none does."""
     adapted = _dequantized(trained.model)
     if trained.data.spec.levels is not None and adapted is None:
         return 1.0, 0.0
