@@ -7,11 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from genzoo_vae.hierarchical import HierarchicalConfig, HierarchicalVAE, bounded, residual_draw
+from genzoo_vae.interpolation import way_to_next
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError
+from genzoo.seeding import seeded
 from genzoo.spec import Batch, DataSpec
 from genzoo.testing import checks
 
@@ -100,7 +102,27 @@ def test_every_image_has_a_bound_and_samples(spec: DataSpec) -> None:
         other = model.log_likelihood(x, 4, seed=0, condition=(y + 1) % 3)
         assert bool((other.lower - said.lower).abs().min() > 1e-3)
     else:
-        assert model.traces(x, 3, 0)["reconstructions"].shape == (3, 2, *spec.event_shape)
+        traces = model.traces(x, 3, 0)
+        assert traces["reconstructions"].shape == (3, 2, *spec.event_shape)
+        way = traces["interpolation"]
+        assert way.shape == (3, 8, *spec.event_shape)
+        assert torch.equal(way[:, 0], traces["reconstructions"][:, 1])  # it begins where the reconstruction is
+        assert bool((way[:, -1] != way[:, 0]).any())
+
+
+def test_interpolation_ends_at_the_codes_of_the_next_example() -> None:
+    """Given the draws of a descent, another is the same, group by group; between two codes lies their middle."""
+    model, x = stirred(BINARY), images(BINARY, 4)
+    with torch.no_grad(), seeded(0, model.device):
+        h, _, latents = model._descend(4, model.encode(model._planes(x), None), None, closed=True)
+        again, ratios, same = model._descend(4, None, None, closed=True, given=latents)
+        ways = [way_to_next(w) for w in latents]
+        last = model._descend(4, None, None, closed=True, given=[way[-1] for way in ways])[0]
+    assert torch.equal(again, h)
+    assert all(map(torch.equal, same, latents))
+    assert float(ratios.abs().max()) == 0
+    assert torch.equal(last, model._descend(4, None, None, closed=True, given=[w.roll(-1, 0) for w in latents])[0])
+    torch.testing.assert_close((ways[0][3] + ways[0][4]) / 2, (latents[0] + latents[0].roll(-1, 0)) / 2)
 
 
 def test_training_uses_the_latents() -> None:

@@ -141,6 +141,19 @@ def test_reconstructions() -> None:
     traces = VAE(SPECS["digits"]).traces(x, 4, seed=0)
     assert traces["reconstructions"].shape == (4, 2, 1, 8, 8)
     torch.testing.assert_close(traces["reconstructions"][:, 0], x[:4].float())
+    assert "interpolation" not in VAE(SPECS["plane"]).traces(batch_of(SPECS["plane"], 9)[0], 4, seed=0)
+
+
+def test_interpolation_ends_are_reconstructions() -> None:
+    x, _ = batch_of(SPECS["digits"], 9)
+    traces = VAE(SPECS["digits"]).traces(x, 4, seed=0)
+    way, made = traces["interpolation"], traces["reconstructions"][:, 1]
+    assert way.shape == (4, 8, 1, 8, 8)
+    assert traces["interpolation_at"].tolist() == torch.linspace(0, 1, 8).tolist()
+    # other batch shapes in the same matrix products: float32 rounding, of codes up to 16
+    torch.testing.assert_close(way[:, 0], made, rtol=0, atol=1e-4)
+    torch.testing.assert_close(way[:, -1], made.roll(-1, 0), rtol=0, atol=1e-4)
+    assert float((way[:, 4] - made).abs().max()) > 1e-3
 
 
 def test_bad_input_is_named() -> None:

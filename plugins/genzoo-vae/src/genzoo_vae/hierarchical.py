@@ -18,7 +18,7 @@ Terms `reconstruction`, `kl`; array `kl_per_layer (B, L)`. All values in nats.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -30,8 +30,9 @@ from genzoo.errors import CapabilityError
 from genzoo.heads import HeadName, head_for
 from genzoo.interface import Estimator, LatentVariableModel, ModelEstimator
 from genzoo.nn import condition_features, condition_width
-from genzoo.seeding import evaluating, seeded
+from genzoo.seeding import derive_seed, evaluating, seeded
 from genzoo.spec import DataSpec, Split
+from genzoo_vae.interpolation import shares, way_to_next
 from genzoo_vae.staged import StagedDecoder
 
 FREQUENCIES = (1.0, 2.0, 4.0)
@@ -89,19 +90,22 @@ class Group(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(cast(Tensor, last.bias))
 
-    def forward(self, h: Tensor, encoded: Tensor | None, closed: bool) -> tuple[Tensor, Tensor]:
-        """The map with the group's draw in it, and `(R,)`: minus the KL where `closed`, else log p - log q.
+    def forward(
+        self, h: Tensor, encoded: Tensor | None, closed: bool, given: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The map with the group's draw w in it; `(R,)`, minus the KL where `closed`, else log p - log q; and w.
 
-        `encoded (R, channels, H, W)` is the encoder's map; None draws from the prior, whose log-ratio is 0.
+        `encoded (R, channels, H, W)` is the encoder's map; None draws from the prior, whose log-ratio is 0, or takes
+        `given` for the draw.
         """
         loc, log_scale = self.prior(h).float().chunk(2, 1)
         if encoded is None:
-            w = torch.randn_like(loc)
+            w = torch.randn_like(loc) if given is None else given
             ratio = loc.new_zeros(len(h))
         else:
             w, ratio = residual_draw(self.posterior(torch.cat([h, encoded], 1)).float(), closed)
         z = loc + bounded(log_scale).exp() * w
-        return self.after(h + self.into(z.to(h.dtype))), ratio
+        return self.after(h + self.into(z.to(h.dtype))), ratio, w
 
 
 def bounded(log_scale: Tensor) -> Tensor:
@@ -213,25 +217,34 @@ class HierarchicalVAE(LatentVariableModel):
         return h + label[:, :, None, None]
 
     def _descend(
-        self, n: int, encoded: tuple[Tensor, Tensor] | None, condition: Tensor | None, closed: bool
-    ) -> tuple[Tensor, Tensor]:
-        """From the first group down to the decoder's map `(n, width, H/2, W/2)`, and log-ratios or KLs `(n, L)`."""
-        c = self.config
+        self,
+        n: int,
+        encoded: tuple[Tensor, Tensor] | None,
+        condition: Tensor | None,
+        closed: bool,
+        given: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """From the first group down to the decoder's map `(n, width, H/2, W/2)`; log-ratios or KLs `(n, L)`; and the
+        draws w of the groups, which are those `given` where there is nothing encoded."""
+        c, known = self.config, iter(given or ())
         if encoded is None:
-            w, ratio = torch.randn(n, c.top, device=self.bias.device), self.bias.new_zeros(n)
+            w = next(known) if given else torch.randn(n, c.top, device=self.bias.device)
+            ratio = self.bias.new_zeros(n)
         else:
             w, ratio = residual_draw(self.top_posterior(encoded[1]).float(), closed)
-        ratios = [ratio]
+        ratios, latents = [ratio], [w]
         h = self.top_into(w.to(self.top_into.weight.dtype)).view(n, -1, *self.coarse_size)
         h = self.first(self._labelled(h, self.label_out, condition))
         for group in self.coarse:
-            h, ratio = group(h, None if encoded is None else encoded[1], closed)
+            h, ratio, w = group(h, None if encoded is None else encoded[1], closed, next(known, None))
             ratios.append(ratio)
+            latents.append(w)
         h = self.second(nn.functional.interpolate(self.grow(h), size=self.fine_size, mode="nearest"))
         for group in self.fine:
-            h, ratio = group(h, None if encoded is None else encoded[0], closed)
+            h, ratio, w = group(h, None if encoded is None else encoded[0], closed, next(known, None))
             ratios.append(ratio)
-        return self.last(h), torch.stack(ratios, 1)
+            latents.append(w)
+        return self.last(h), torch.stack(ratios, 1), latents
 
     def _head_parameters(self, maps: Tensor) -> Tensor:
         """The head's parameters `(R, P, D)` from maps `(R, C, features, H, W)`."""
@@ -250,7 +263,7 @@ class HierarchicalVAE(LatentVariableModel):
         encoded = self.encode(planes, condition)
         labels = None if condition is None else condition.repeat(k)
         repeated = encoded[0].repeat(k, 1, 1, 1), encoded[1].repeat(k, 1, 1, 1)
-        h, ratios = self._descend(k * n, repeated, labels, closed=False)
+        h, ratios, _ = self._descend(k * n, repeated, labels, closed=False)
         params = self._head_parameters(self.decoder(h, planes))
         reconstruction = self.head.log_prob(params.view(k, n, *params.shape[1:]), x)
         return {"reconstruction": reconstruction, "kl_per_layer": ratios.view(k, n, -1)}
@@ -261,7 +274,7 @@ class HierarchicalVAE(LatentVariableModel):
         # bfloat16 is safe here: latents, divergences and likelihood are computed in float32 or finer
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training and x.device.type == "cpu"):
             planes = self._planes(x)
-            h, ratios = self._descend(len(x), self.encode(planes, condition), condition, closed=True)
+            h, ratios, _ = self._descend(len(x), self.encode(planes, condition), condition, closed=True)
             maps = self.decoder(h, planes)
         params = self._head_parameters(maps)
         return (-self.head.log_prob(params, x) - beta * ratios.sum(1)).to(torch.float32)
@@ -280,10 +293,20 @@ class HierarchicalVAE(LatentVariableModel):
         return torch.cat(parts)
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-        """`reconstructions (n, 2, *event_shape)`: n examples, each beside a draw of p(x given z) at a draw of q."""
+        """`reconstructions (n, 2, *event_shape)`: n examples, each beside a draw of p(x given z) at a draw of q; and
+        `interpolation (n, frames, *event_shape)`: the same with every group's w, in which the prior is standard normal,
+        on its way to that of the next example. All frames share the noise of p(x given z)."""
         if self.spec.classes is not None:
             return {}  # the labels of `x` are not known here
+
+        def drawn(h: Tensor) -> Tensor:
+            with seeded(derive_seed("p(x given z)", seed), self.device):
+                return self._draw(h).to(x.dtype)
+
         with torch.no_grad(), evaluating(self), seeded(seed, self.device):
             shown = x[:n]
-            h, _ = self._descend(len(shown), self.encode(self._planes(shown), None), None, closed=True)
-            return {"reconstructions": torch.stack([shown, self._draw(h).to(shown.dtype)], 1)}
+            h, _, latents = self._descend(len(shown), self.encode(self._planes(shown), None), None, closed=True)
+            made = {"reconstructions": torch.stack([shown, drawn(h)], 1)}
+            ways = zip(*[way_to_next(w) for w in latents], strict=True)
+            frames = [drawn(self._descend(len(shown), None, None, closed=True, given=at)[0]) for at in ways]
+        return made | {"interpolation": torch.stack(frames, 1), "interpolation_at": shares()}

@@ -32,6 +32,7 @@ from genzoo.likelihood import LogLikelihood
 from genzoo.nn import MLP, condition_features, condition_width
 from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
+from genzoo_vae.interpolation import shares, way_to_next
 from genzoo_vae.posterior import GaussianPosterior
 from genzoo_vae.prior import GaussianMixture, Prior, StandardNormal
 
@@ -263,13 +264,18 @@ class VAE(LatentVariableModel, LatentJoint):
         return torch.cat(parts), z
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-        """`reconstructions (n, 2, *event_shape)`: n examples and E[x given z] at a draw z of q(z given x), float."""
+        """`reconstructions (n, 2, *event_shape)`: n examples and E[x given z] at a draw z of q(z given x), float; of
+        images also `interpolation (n, frames, *event_shape)`: E[x given z] from z straight to that of the next."""
         if self.spec.classes is not None:
             return {}  # the labels of `x` are not known here
         with torch.no_grad(), evaluating(self), seeded(seed, self.device):
             shown = x[:n]
-            z, _ = self.encode(shown, None).draw(1)
-            return {"reconstructions": torch.stack([shown.float(), self.head.mean(self.decode(z[0], None))], 1)}
+            z = self.encode(shown, None).draw(1)[0][0]
+            made = {"reconstructions": torch.stack([shown.float(), self.head.mean(self.decode(z, None))], 1)}
+            if len(self.spec.event_shape) == 3:
+                made["interpolation"] = self.head.mean(self.decode(way_to_next(z), None)).transpose(0, 1)
+                made["interpolation_at"] = shares()
+        return made
 
 
 class ELBO(Estimator):
