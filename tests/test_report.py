@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -541,7 +542,7 @@ def test_no_torch(run: Path, tmp_path: Path) -> None:
 
 
 def decode(uri: str) -> np.ndarray[Any, Any]:
-    """Pixels `(h, w, c)` of an unfiltered PNG, by its specification."""
+    """Pixels `(h, w, c)` of an unfiltered PNG, by its specification; RGBA where it has a palette."""
     data = base64.b64decode(uri.partition(",")[2])
     parts: dict[bytes, bytes] = {}
     at = 8
@@ -552,9 +553,35 @@ def decode(uri: str) -> np.ndarray[Any, Any]:
         parts[name] = body
         at += 12 + length
     width, height = struct.unpack(">II", parts[b"IHDR"][:8])
-    channels = {0: 1, 2: 3, 6: 4}[parts[b"IHDR"][9]]
-    lines = np.frombuffer(zlib.decompress(parts[b"IDAT"]), np.uint8).reshape(height, 1 + width * channels)
-    return lines[:, 1:].reshape(height, width, channels)
+    bits, colour = parts[b"IHDR"][8:10]
+    lines = np.frombuffer(zlib.decompress(parts[b"IDAT"]), np.uint8).reshape(height, -1)
+    assert not lines[:, 0].any()
+    if colour != 3:
+        assert bits == 8
+        return lines[:, 1:].reshape(height, width, {0: 1, 2: 3, 6: 4}[colour])
+    places = np.unpackbits(lines[:, 1:], axis=1)[:, : width * bits].reshape(height, width, bits)
+    table = np.frombuffer(parts[b"PLTE"], np.uint8).reshape(-1, 3)
+    alpha = np.full(len(table), 255, np.uint8)
+    alpha[: len(parts.get(b"tRNS", b""))] = np.frombuffer(parts.get(b"tRNS", b""), np.uint8)
+    colours: np.ndarray[Any, Any] = np.column_stack([table, alpha])[places @ (1 << np.arange(bits)[::-1])]
+    return colours
+
+
+@pytest.mark.parametrize("colours", [1, 2, 3, 5, 17, 256, 257])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_come_back_from_a_png(colours: int, channels: int) -> None:
+    """Every depth and sort of colour, at a width that fills no whole byte, read by another library too."""
+    generator = np.random.default_rng(colours)
+    table = generator.choice(256, (colours, channels)) if channels > 1 else np.arange(colours)[:, None] % 256
+    pixels = table[generator.integers(0, colours, (23, 37))].astype(np.uint8)
+    coded = figures.png(pixels[..., 0] if channels == 1 else pixels)
+    with PIL.Image.open(io.BytesIO(coded)) as image:
+        assert np.array_equal(np.asarray(image.convert("RGBA"))[..., :3], np.broadcast_to(pixels[..., :3], (23, 37, 3)))
+        assert np.array_equal(
+            np.asarray(image.convert("RGBA"))[..., 3], pixels[..., 3] if channels == 4 else 255 + 0 * pixels[..., 0]
+        )
+    ours = decode("," + base64.b64encode(coded).decode())
+    assert np.array_equal(ours[..., : min(3, channels)], pixels[..., :3])
 
 
 def test_maps_and_grids_are_the_arrays() -> None:
@@ -563,15 +590,15 @@ def test_maps_and_grids_are_the_arrays() -> None:
     made = figures.density_map(log_density, 2.0, "map")
     assert made is not None
     pixels = decode(made.uri)
-    assert pixels[-1, 0].tolist() == [253, 231, 37]
-    assert pixels[0, 0].tolist() == [68, 1, 84]
+    assert pixels[-1, 0].tolist() == [253, 231, 37, 255]
+    assert pixels[0, 0].tolist() == [68, 1, 84, 255]
     images = np.zeros((5, 3, 2, 2), np.uint8)
     images[4, 1] = 16
     made = figures.tiles(images, 17, "tiles")
     assert made is not None
     pixels = decode(made.uri)
-    assert pixels.shape == (5, 8, 3)  # two rows of three tiles, a pixel between
-    assert pixels[3, 3].tolist() == [0, 255, 0]
+    assert pixels.shape == (5, 8, 4)  # two rows of three tiles, a pixel between
+    assert pixels[3, 3].tolist() == [0, 255, 0, 255]
     dots = figures.scatter(np.array([[0.0, 0.0], [9.0, 9.0]]), (-1, 1, -1, 1), "dots")
     assert dots is not None
     assert dots.alt == "dots, 1 of 2 outside the window"
@@ -582,11 +609,11 @@ def test_samples_as_a_file() -> None:
     images = np.zeros((70, 1, 2, 2), np.uint8)
     assert figures.samples_png(images, 2)[:8] == b"\x89PNG\r\n\x1a\n"
     uri = "," + base64.b64encode(figures.samples_png(images, 2)).decode()
-    assert decode(uri).shape == (8 * 3 - 1, 9 * 3 - 1, 1)  # all 70, not the 64 of a page
+    assert decode(uri).shape == (8 * 3 - 1, 9 * 3 - 1, 4)  # all 70, not the 64 of a page
     uri = "," + base64.b64encode(figures.samples_png(points(500, 0.5, 1.0, 0), None)).decode()
     pixels = decode(uri)
-    assert pixels.shape == (figures.CANVAS, figures.CANVAS, 3)
-    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels.shape == (figures.CANVAS, figures.CANVAS, 4)
+    assert pixels[0, 0].tolist() == [255, 255, 255, 255]
     with pytest.raises(CapabilityError, match=r"shape \(7,\): expected \(2,\), \(1, h, w\)"):
         figures.samples_png(np.zeros((3, 7)), None)
 

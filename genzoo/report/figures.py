@@ -82,18 +82,32 @@ class Chart:
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Code `(h, w)` grey, `(h, w, 3)` RGB or `(h, w, 4)` RGBA pixels (PNG specification, third edition)."""
+    """Code `(h, w)` grey, `(h, w, 3)` RGB or `(h, w, 4)` RGBA pixels (PNG specification, third edition); those of at
+    most 256 colours by a palette, a few bits a pixel, which is a third of the size."""
     height, width = pixels.shape[:2]
-    colour = {2: 0, 3: 2, 4: 6}[2 if pixels.ndim == 2 else pixels.shape[2]]
-    rows = pixels.reshape(height, -1)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    wide = np.full((height, width, 4), 255, np.uint8)
+    wide[..., : 4 if channels == 4 else 3] = pixels[..., None] if channels == 1 else pixels
+    colours, indices = np.unique(np.ascontiguousarray(wide).view(np.uint32).ravel(), return_inverse=True)
+    chunks = []
+    if len(colours) > 256 or (channels == 1 and len(colours) > 16):
+        bits, colour, rows = 8, {1: 0, 3: 2, 4: 6}[channels], pixels.reshape(height, -1)
+    else:
+        bits, colour = next(b for b in (1, 2, 4, 8) if len(colours) <= 2**b), 3
+        spread = np.unpackbits(indices.astype(np.uint8).reshape(height, width, 1), axis=2)[..., 8 - bits :]
+        rows = np.packbits(spread.reshape(height, -1), axis=1)
+        table = colours.view(np.uint8).reshape(-1, 4)
+        chunks = [_chunk(b"PLTE", table[:, :3].tobytes())]
+        if table[:, 3].min() < 255:
+            chunks.append(_chunk(b"tRNS", table[:, 3].tobytes()))
     filtered = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1)  # filter 0 before each line
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(filtered.tobytes(), 9)), chunk(b"IEND", b""))
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    parts = (header, *chunks, _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 9)), _chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def image(pixels: NDArray[np.uint8], alt: str) -> Image:
@@ -120,9 +134,9 @@ def density_map(log_density: Array | None, top: float | None, alt: str) -> Image
 
 
 def viridis(share: Array) -> NDArray[np.uint8]:
-    """Colours `(..., 3)` of shares in [0, 1]."""
-    place = np.linspace(0, 1, len(VIRIDIS))
-    channels = [np.interp(share, place, VIRIDIS[:, i]) for i in range(3)]
+    """Colours `(..., 3)` of shares in [0, 1], 256 in all."""
+    place, level = np.linspace(0, 1, len(VIRIDIS)), np.round(255 * share) / 255
+    channels = [np.interp(level, place, VIRIDIS[:, i]) for i in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
