@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := passive
 STAMP := $(VENV)/.stamp
 
-.PHONY: bench test test-long ci lint toys mnist tables mutants calibrate checks check-full coverage fuzz torture clean
+.PHONY: bench test test-long ci lint zoo zoo-ci toys mnist tables mutants calibrate checks check-full coverage fuzz torture clean
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,15 @@ ci: $(STAMP)
 	$(BIN)/genzoo doctor --strict-plugins
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/torture.py --kills 6 --no-receipt
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --seconds 30
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo_smoke.py
+
+## zoo-ci: every registered model on four data sets for 20 steps, two processes in all (under three minutes)
+zoo-ci: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo_smoke.py
+
+## zoo: the same for a minute each, the committed records (about an hour on two cores)
+zoo: $(STAMP)
+	$(BIN)/genzoo bench benchmarks/zoo.toml -o benchmarks/results/zoo --jobs 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

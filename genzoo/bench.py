@@ -12,7 +12,7 @@ from pathlib import Path
 from genzoo.building import Blueprint, load_reference
 from genzoo.cells import DATA, PROGRESS, last_progress, pick_device, run_cell, tidy
 from genzoo.config import Budget, Reference
-from genzoo.errors import CapabilityError, DataError, PlanError, RunError, WorkerDied, WorkerHung
+from genzoo.errors import CapabilityError, DataError, PlanError, PluginError, RunError, WorkerDied, WorkerHung
 from genzoo.executors import LocalExecutor
 from genzoo.liveness import Pulse
 from genzoo.locking import locked
@@ -46,33 +46,61 @@ class CellState:
 Watch = Callable[[Sequence[CellState]], None]
 
 
-def check(plan: Plan, plugins: tuple[str, ...] = ()) -> dict[str, Dataset]:
+@dataclass(frozen=True)
+class Checked:
+    """A plan in which nothing is wrong.
+
+    Attributes:
+        datasets: by reference. models: names with options, `all` written out.
+        declined: why a model's card does not take a data set, by model and data set.
+    """
+
+    datasets: dict[str, Dataset]
+    models: list[str]
+    declined: dict[tuple[str, str], str]
+
+
+def check(plan: Plan, plugins: tuple[str, ...] = ()) -> Checked:
     """Load every data set and resolve every model, so that nothing is written when something is wrong.
 
-    Returns the data sets by reference. Raises the UsageError that says what is wrong.
+    Raises the UsageError that says what is wrong; a model that takes none of the data is wrong where it was named.
     """
     registry = load_registry(plugins)
-    pick_device(plan.device)
+    cpu = pick_device(plan.device).type == "cpu"
     datasets = {}
     for text in plan.datasets:
         datasets[text] = load_reference(registry, Reference.parse(text, "data set"))
-    for text in plan.models:
+    models, declined = plan.models_of(registry.models), {}
+    for text in models:
         reference = Reference.parse(text)
-        refused = []
-        for data in datasets.values():
+        needs_gpu = cpu and registry.model(reference.name).gpu
+        for name, data in datasets.items():
             try:
                 Blueprint.of(registry, reference.name, reference.options, data.spec)
             except CapabilityError as error:
-                refused.append(error)
-        if len(refused) == len(datasets):
-            raise refused[0]
-    return datasets
+                declined[text, name] = str(error)
+            except PluginError:  # of `all`, one that cannot be imported is a failed cell among many
+                if text in plan.models:
+                    raise
+            else:
+                if needs_gpu:
+                    declined[text, name] = f"{reference.name} is trained on a GPU; this bench runs on the CPU"
+    for text in models:
+        refused = [declined[text, name] for name in datasets if (text, name) in declined]
+        if len(refused) == len(datasets) and (text in plan.models or len(declined) == len(models) * len(datasets)):
+            raise CapabilityError(refused[0])
+    return Checked(datasets, models, declined)
 
 
 def planned(plan: Plan, folder: Path, plugins: tuple[str, ...] = ()) -> list[Cell]:
-    """Every cell of a plan that has passed `check`, with its data's protocol in its name."""
-    datasets = check(plan, plugins)
-    return list(plan.cells(folder, plugins, {text: data.protocol.key for text, data in datasets.items()}))
+    """Every cell of a plan that has passed `check`, with its data's protocol in its name; those whose card declines the
+    data say so."""
+    checked = check(plan, plugins)
+    keys = {text: data.protocol.key for text, data in checked.datasets.items()}
+    return [
+        cell.model_copy(update={"declined": checked.declined.get((cell.model, cell.dataset))})
+        for cell in plan.cells(folder, plugins, keys, checked.models)
+    ]
 
 
 def stand_in(plan: Plan) -> tuple[Plan, str | None]:
@@ -194,8 +222,14 @@ def _state(cell: Cell) -> CellState:
 
 
 def _run_all(pool: Executor, states: dict[str, CellState], watch: Watch | None, hang_seconds: float) -> None:
-    """Run the cells that wait; `states` follows."""
-    waiting = [state.cell for state in states.values() if state.record is None]
+    """Run the cells that wait; `states` follows. Those that a card declines are skipped first."""
+    waiting = []
+    for state in list(states.values()):
+        cell = state.cell
+        if state.record is None and cell.declined is not None:
+            states[cell.name] = CellState(cell, "skipped", {}, _skipped(cell, cell.declined))
+        elif state.record is None:
+            waiting.append(cell)
     pending: dict[Future[str], Cell] = {pool.submit(run_cell, cell): cell for cell in waiting}
     pulses: dict[str, Pulse] = {}
     while pending:
@@ -239,15 +273,20 @@ def _ended(cell: Cell, future: Future[str]) -> CellState:
         record = RunRecord.load(cell.folder)
     except WorkerDied as error:
         # it may have died with its record already written
-        record = _finished(cell) or _died(cell, error)
+        record = _finished(cell) or _unrun(cell, "failed", error)
     return CellState(cell, record.status, {}, record)
 
 
-def _died(cell: Cell, error: WorkerDied) -> RunRecord:
+def _skipped(cell: Cell, reason: str) -> RunRecord:
+    return _unrun(cell, "skipped", CapabilityError(reason))
+
+
+def _unrun(cell: Cell, status: str, error: Exception) -> RunRecord:
+    """The record of a cell that no worker wrote one for."""
     reference = Reference.parse(cell.model)
     record = RunRecord(
         cell=cell.name,
-        status="failed",
+        status=status,
         model=reference.name,
         label=str(reference),
         dataset=str(Reference.parse(cell.dataset, "data set")),

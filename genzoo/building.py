@@ -44,13 +44,9 @@ class Blueprint:
     @classmethod
     def of_card(cls, card: ModelCard, options: Mapping[str, Any], spec: DataSpec) -> Blueprint:
         """The same from a card."""
-        name, low, high = card.name, card.min_dims, card.max_dims
-        if spec.kind not in card.data:
-            raise CapabilityError(f"{name} takes {', '.join(card.data)} data; this data set is {spec.kind}")
-        if spec.dims < low or (high is not None and spec.dims > high):
-            limits = f"{low} dimensions or more" if high is None else f"{low} to {high} dimensions"
-            raise CapabilityError(f"{name} takes data of {limits}; this data set has {spec.dims}")
-        model = card.resolve()
+        if (reason := declined(card, spec)) is not None:
+            raise CapabilityError(reason)
+        name, model = card.name, card.resolve()
         if not (isinstance(model, type) and issubclass(model, GenerativeModel)):
             raise PluginError(f"{card.target} of card {name} is not a GenerativeModel; got {model!r}")
         own = {key: value for key, value in options.items() if key not in ADAPTER_KEYS}
@@ -80,6 +76,24 @@ class Blueprint:
         own = {key: value for key, value in stored.items() if key != "adapters"}
         adapters = AdapterConfig.parse(stored.get("adapters", {}), name)
         return cls(card, spec, card.resolve().Config.parse(own, name), adapters)
+
+
+def declined(card: ModelCard, spec: DataSpec) -> str | None:
+    """Why the card says that its model does not take such data; None where it does."""
+    low, high, levels = card.min_dims, card.max_dims, card.max_levels
+    limits = f"{low} dimensions or more" if high is None else f"{low} to {high} dimensions"
+    demands = (
+        (spec.kind in card.data, f"{', '.join(card.data)} data", f"is {spec.kind}"),
+        (spec.dims >= low and (high is None or spec.dims <= high), f"data of {limits}", f"has {spec.dims}"),
+        (not card.images or len(spec.event_shape) == 3, "images (C, H, W)", f"has events {spec.event_shape}"),
+        (levels is None or (spec.levels or 0) <= levels, f"codes of up to {levels} levels", f"has {spec.levels}"),
+        (card.labels or spec.classes is None, "no labels", f"has {spec.classes} classes"),
+    )
+    because = f": {card.because}" if card.because else ""
+    for met, takes, it in demands:
+        if not met:
+            return f"{card.name} takes {takes}; this data set {it}{because}"
+    return None
 
 
 def check_card(card: Card) -> None:

@@ -106,6 +106,11 @@ class ModelCard(Card):
         family: the field's word, such as "variational autoencoder".
         data: the data it takes natively or behind its default adapters: of "real", "binary", "discrete".
         min_dims, max_dims: how many dimensions an event may have (None: no limit).
+        images: whether it takes images `(C, H, W)` alone.
+        max_levels: most levels of the codes of discrete data (None: no limit).
+        labels: whether it takes labels to condition on.
+        gpu: whether it is trained on a GPU alone; a bench on a CPU leaves it out.
+        because: why it takes no more than that, said wherever it declines; empty where that needs no reason.
         adapters: default adapter config for each kind of data, e.g. `{"discrete": {"dequantization": "uniform"}}`.
         num_samples: default evaluation effort (draws an example) for each kind of data; 1 where none is given.
         kind: the kind of its default answer, for listings: exact, weights, lower_bound, bracket or estimate.
@@ -119,6 +124,11 @@ class ModelCard(Card):
     data: tuple[str, ...] = DATA_KINDS
     min_dims: int = 1
     max_dims: int | None = None
+    images: bool = False
+    max_levels: int | None = None
+    labels: bool = True
+    gpu: bool = False
+    because: str = ""
     adapters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     num_samples: Mapping[str, int] = field(default_factory=dict)
     kind: str = "exact"
@@ -131,6 +141,11 @@ class ModelCard(Card):
         self._expect(_is_size(self.min_dims), "min_dims", "a positive integer")
         limit = self.max_dims
         self._expect(limit is None or (_is_size(limit) and limit >= self.min_dims), "max_dims", "None or >= min_dims")
+        for key in ("images", "labels", "gpu"):
+            self._expect(isinstance(getattr(self, key), bool), key, "True or False")
+        levels = self.max_levels
+        self._expect(levels is None or (_is_size(levels) and levels > 1), "max_levels", "None or 2 or more")
+        self._expect(isinstance(self.because, str), "because", "a string")
         for key, is_value, form in (
             ("adapters", lambda value: isinstance(value, Mapping), "settings"),
             ("num_samples", _is_size, "positive integer"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -22,6 +22,8 @@ DEFAULT_DATASETS = ("moons", "checkerboard", "mnist")
 DEFAULT_MAX_SECONDS = 40.0
 CELLS = 10_000
 """Of a plan, at most: each is a folder and a row of the table."""
+ALL = "all"
+"""Among the models of a plan: every registered one; those that do not take a data set are skipped there."""
 NONE = "none"
 """How TOML, which has no word for it, says None: `clip = "none"`."""
 
@@ -58,7 +60,7 @@ class EvaluationPlan(Config):
 class Plan(Config):
     """A bench: every model on every data set from every seed."""
 
-    models: tuple[str, ...] = Field(min_length=1, description="names with inline options: flow[layers=8]")
+    models: tuple[str, ...] = Field(min_length=1, description="names with inline options: flow[layers=8]; or all")
     datasets: tuple[str, ...] = Field(DEFAULT_DATASETS, min_length=1, description="names with options, or paths")
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="a list; a number n means 0..n-1")
     budget: str = Field("30s", description="2000steps, 10epochs or 60s a cell")
@@ -76,6 +78,11 @@ class Plan(Config):
                 raise ValueError(f"expected at most {CELLS:,} seeds")
             return list(range(value))
         return value
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _all(cls, value: Any) -> Any:
+        return (ALL,) if value == ALL else value
 
     @field_validator("budget")
     @classmethod
@@ -144,17 +151,27 @@ class Plan(Config):
         values = self.model_dump(mode="json") | {"evaluation": self.evaluation.identity()}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
+    def models_of(self, registered: Iterable[str]) -> list[str]:
+        """The models, `all` written out as the registered ones that are not named beside it."""
+        named = {str(Reference.parse(model)) for model in self.models}
+        return [each for model in self.models for each in (sorted({*registered} - named) if model == ALL else [model])]
+
     def cells(
-        self, folder: Path, plugin_files: tuple[str, ...] = (), data_keys: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        plugin_files: tuple[str, ...] = (),
+        data_keys: Mapping[str, str] | None = None,
+        models: Sequence[str] | None = None,
     ) -> Iterator[Cell]:
         """Every cell, data set by data set, so that models on one data set finish near each other.
 
         Args:
             data_keys: protocol key of each data set, so that a file that changed under its name makes new cells.
+            models: what `models_of` gives; None for the plan's own names.
         """
         for dataset in self.datasets:
             for seed in self.seeds:
-                for model in self.models:
+                for model in self.models if models is None else models:
                     key = (data_keys or {}).get(dataset, "")
                     yield Cell(
                         plan=self,
@@ -181,6 +198,8 @@ class Cell(Config):
     """Steps fixed by an earlier run whose budget was in seconds (`--replay`)."""
     notes: tuple[str, ...] = ()
     """Sentences that go into the record (stand-in data)."""
+    declined: str | None = None
+    """Why the model's card does not take this data: the cell is skipped, without a process."""
 
     @property
     def name(self) -> str:

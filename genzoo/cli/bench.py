@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from genzoo.cli.options import plugin_option, warn
-from genzoo.config import split_outside_brackets
+from genzoo.config import Reference, split_outside_brackets
 from genzoo.errors import UsageError
-from genzoo.plan import DEFAULT_DATASETS, EvaluationPlan, Plan
+from genzoo.plan import DEFAULT_DATASETS, Cell, EvaluationPlan, Plan
 
 SOME_FAILED = 3
 
@@ -62,7 +62,7 @@ def command(
     genzoo bench -m flow,flow[layers=8] -d moons,mine.npz --seeds 3 --budget 60s -o runs/first
     genzoo bench benchmarks/toys.toml
     """
-    plan, asked_for_data = _plan(plan_file, plugin_files, flags)
+    plan, asked_for_data = _plan(plan_file, flags)
     # torch and the rest, only now that the arguments are known to be sound
     from rich.console import Console
 
@@ -76,12 +76,14 @@ def command(
     folder = output or Path("runs") / plan.key
     workers = jobs or bench.default_jobs(plan.threads)
     cells = bench.planned(plan, folder, plugin_files)
+    _show_skips(cells)
     if dry_run:
-        for cell in cells:
+        trained = [cell for cell in cells if cell.declined is None]
+        for cell in trained:
             click.echo(cell.name)
-        seconds = bench.expected_seconds(plan, len(cells), workers)
+        seconds = bench.expected_seconds(plan, len(trained), workers)
         about = "" if seconds is None else f", at most about {seconds / 60:.1f} minutes"
-        click.echo(f"{len(cells)} cells, {workers} at a time{about}, in {folder}", err=True)
+        click.echo(f"{len(trained)} cells, {workers} at a time{about}, in {folder}", err=True)
         return 0
     if note:
         warn(note)
@@ -103,6 +105,25 @@ def command(
     return SOME_FAILED if any(state.status == "failed" for state in states) else 0
 
 
+def _show_skips(cells: Sequence[Cell]) -> None:
+    """Before anything is trained: which cells the cards decline, and why; nothing where they take everything."""
+    from rich.console import Console
+
+    from genzoo.report.formats import print_table
+    from genzoo.report.matrix import Place, matrix
+
+    places = [
+        Place(str(Reference.parse(cell.model)), str(Reference.parse(cell.dataset, "data set")), *_plan_of(cell))
+        for cell in cells
+    ]
+    if (table := matrix(places)) is not None:
+        print_table(table, Console(stderr=True))
+
+
+def _plan_of(cell: Cell) -> tuple[str, str]:
+    return ("run", "") if cell.declined is None else ("skip", cell.declined)
+
+
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
     """SIGTERM ends a bench as ctrl-C does: workers are stopped, and what is finished is said."""
@@ -117,7 +138,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _plan(plan_file: Path | None, plugin_files: tuple[str, ...], flags: dict[str, Any]) -> tuple[Plan, bool]:
+def _plan(plan_file: Path | None, flags: dict[str, Any]) -> tuple[Plan, bool]:
     """The plan, and whether its data sets were asked for by name."""
     values = Plan.read(plan_file).model_dump() if plan_file is not None else {}
     evaluation = dict(values.pop("evaluation", {}))
@@ -125,7 +146,7 @@ def _plan(plan_file: Path | None, plugin_files: tuple[str, ...], flags: dict[str
         if flags[key] is not None:
             values[key] = flags[key]
     if flags["models"] is not None:
-        values["models"] = _models(flags["models"], plugin_files)
+        values["models"] = split_outside_brackets(flags["models"])
     if flags["datasets"] is not None:
         values["datasets"] = split_outside_brackets(flags["datasets"])
     if flags["seeds"] is not None:
@@ -139,14 +160,6 @@ def _plan(plan_file: Path | None, plugin_files: tuple[str, ...], flags: dict[str
         raise UsageError("no models: give --models, such as --models vae,flow,ddpm, or a plan file")
     values["evaluation"] = EvaluationPlan.parse(evaluation, "[evaluation]")
     return Plan.parse(values, "bench"), "datasets" in values
-
-
-def _models(text: str, plugin_files: tuple[str, ...]) -> list[str]:
-    if text.strip() != "all":
-        return split_outside_brackets(text)
-    from genzoo.registry import load_registry
-
-    return sorted(load_registry(plugin_files).models)
 
 
 def _seeds(text: str) -> list[int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genzoo.records import finite, row, write_bytes
 from genzoo.report import formats, frontier, leagues
 from genzoo.report.collect import Group, collect
+from genzoo.report.matrix import matrix, of_groups
 from genzoo.report.numbers import typeset
 from genzoo.report.pairs import pair_rows, pair_table
 from genzoo.report.table import Table, entries_in_order, protocol_line, results
@@ -92,7 +93,8 @@ def terminal(runs: Sequence[Path], console: Console) -> None:
     from rich.text import Text  # here: the other formats do without
 
     fancy = console.is_terminal and console.encoding.lower().startswith("utf")
-    for number, group in enumerate(collect(runs)):
+    groups = collect(runs)
+    for number, group in enumerate(groups):
         if number:
             console.print()
         said = verdict(group)
@@ -102,6 +104,9 @@ def terminal(runs: Sequence[Path], console: Console) -> None:
         console.print(Text(protocol_line(group), style="dim"), soft_wrap=True)
         console.print()
         formats.print_table(results(group), console)
+    if (cells := matrix(of_groups(groups))) is not None:
+        console.print()
+        formats.print_table(cells, console)
 
 
 def _sections(groups: Sequence[Group], form: Callable[[Table], str], headings: bool, view: str) -> str:
@@ -120,4 +125,6 @@ def _sections(groups: Sequence[Group], form: Callable[[Table], str], headings: b
         for each in beside:
             if (table := each.table(group)) is not None:
                 blocks.extend([f"### {each.title}", form(table)] if headings else [form(table)])
+    if view == "results" and (cells := matrix(of_groups(groups))) is not None:
+        blocks.extend(["## Cells", form(cells)] if headings else [form(cells)])
     return "\n\n".join(blocks)

@@ -1,13 +1,16 @@
 """The page: one HTML file with everything inside. Data classes first, then a template that only lays them out.
 
-No request leaves it: a Content-Security-Policy forbids all but its own style (by hash) and inlined images.
+No request leaves it: a Content-Security-Policy forbids all but its own style and script (by hash) and inlined images.
+It can be read without the script, which sorts, filters, changes the unit and saves the records that the page carries.
 Everything from a record is text to the template, which escapes it.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +18,23 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from genzoo.report import figures
+from genzoo.report import embedded, figures
 from genzoo.report.collect import collect
 from genzoo.report.figures import Image
+from genzoo.report.grids import Grid, Text, grid
 from genzoo.report.leagues import Match
+from genzoo.report.matrix import matrix, of_groups
 from genzoo.report.numbers import typeset
 from genzoo.report.origins import cells, command, provenance
+from genzoo.report.ratio import ratio_bar
 from genzoo.report.sections import Section, section
-from genzoo.report.table import Table, entries_in_order
+from genzoo.report.table import entries_in_order
 from genzoo.text import plain
 
 COLOURS = 8
-POLICY = "default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
+)
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,15 @@ class Page:
 
     title: str
     subtitle: str
+    matrix: Grid | None
     sections: list[Section]
+    remarks: list[Text]
     bar: Image | None
+    ratio_bar: Image | None
     commands: list[str]
     provenance: list[tuple[str, str]]
-    cells: Table
+    cells: Grid | None
+    records: str
 
 
 def page(runs: Sequence[Path], match: Match | None = None) -> str:
@@ -53,10 +65,11 @@ def page(runs: Sequence[Path], match: Match | None = None) -> str:
     )
     environment.filters["typeset"] = lambda text: typeset(plain(text))
     assert environment.loader is not None
-    style = environment.loader.get_source(environment, "style.css")[0]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    style, script = (environment.loader.get_source(environment, name)[0] for name in ("style.css", "page.js"))
+    policy = POLICY.format(style=_digest(style), script=_digest(script))
     template = environment.get_template("page.html")
-    return template.render(page=view(runs, match), style=Markup(style), policy=POLICY.format(digest=digest)) + "\n"
+    shown = view(runs, match)
+    return template.render(page=shown, style=Markup(style), script=Markup(script), policy=policy) + "\n"
 
 
 def view(runs: Sequence[Path], match: Match | None = None) -> Page:
@@ -67,18 +80,35 @@ def view(runs: Sequence[Path], match: Match | None = None) -> Page:
     sections = [section(group, number, colours, groups, match) for number, group in enumerate(groups, start=1)]
     entries = [entry for group in groups for entry in entries_in_order(group)]
     records = [entry.record for entry in entries]
-    failed = sum(len(group.failed) for group in groups)
-    ok = len({entry.folder.path for entry in entries}) - failed
+    ends = Counter(entry.record.status for group in groups for entry in group.failed)
+    ok = len({entry.folder.path for entry in entries}) - ends.total()
+    counted = [f"{_plural(ok, 'cell')} evaluated", *(f"{_plural(n, 'cell')} {end}" for end, n in sorted(ends.items()))]
     mapped = any(each.pictures and each.pictures.top for each in sections)
+    remarks = _in_common(sections)
     return Page(
         title=f"genzoo: {', '.join(labels)}" if labels else "genzoo",
-        subtitle=f"{_plural(ok, 'cell')} evaluated" + (f", {_plural(failed, 'cell')} failed" if failed else ""),
-        sections=sections,
+        subtitle=", ".join(counted),
+        matrix=grid(lambda _: matrix(of_groups(groups))),
+        sections=[dataclasses.replace(each, says=[s for s in each.says if s not in remarks]) for each in sections],
+        remarks=remarks,
         bar=figures.colour_bar() if mapped else None,
-        commands=[plain(command(run, records)) for run in runs],
+        ratio_bar=ratio_bar() if any(each.pictures and each.pictures.reach for each in sections) else None,
+        commands=list(dict.fromkeys(plain(command(run, records)) for run in runs)),
         provenance=provenance(records),
-        cells=cells(entries),
+        cells=grid(lambda _: cells(entries)),
+        records=embedded.data(records),
     )
+
+
+def _in_common(sections: Sequence[Section]) -> list[Text]:
+    """What the verdict of every section says, which is told once."""
+    if len(sections) < 2:
+        return []
+    return [said for said in sections[0].says if all(said in each.says for each in sections)]
+
+
+def _digest(source: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
 
 
 def _plural(number: int, noun: str) -> str:

@@ -55,6 +55,7 @@ def genzoo_models() -> list[ModelCard]:
             paper="van den Oord et al. 2016, arXiv:1606.05328",
             data=("binary", "discrete"),
             min_dims=4,
+            images=True,
             kind="exact",
             checked={"width": 16, "depth": 2, "kernel": 3},
         ),
