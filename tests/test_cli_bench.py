@@ -170,6 +170,27 @@ def test_every_bound_is_read_and_paired(cells: dict[str, CellFolder], tmp_path: 
     assert run("report", cell, "--format", "html", "-o", tmp_path / "page") == 0
 
 
+def test_a_cell_without_the_estimator_stops_no_other(
+    cells: dict[str, CellFolder], finished: Path, tmp_path: Path, capsys: Streams
+) -> None:
+    """gaussian, the first by name, has one estimator only; elbo is the vae's."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    assert run("eval", copy, "--estimator", "elbo", "--points", 8) == 0
+    out, err = capsys.readouterr()
+    assert [line.partition("-")[0] for line in out.splitlines()] == ["vae"]
+    lacking = [line for line in err.splitlines() if "has no estimator elbo, left out" in line]
+    assert [line.partition("-")[0] for line in lacking] == ["ddpm", "flow", "gaussian"]
+    assert err.splitlines()[-1] == "3 of 4 cells left out"
+    read = {cell.record.model: len(cell.readings()) for cell in find_cells(copy)}
+    assert read == {"ddpm": 0, "flow": 0, "gaussian": 0, "vae": 1}
+    assert run("eval", copy, "--estimator", "elob") == 2
+    assert "unknown estimator 'elob': did you mean elbo" in capsys.readouterr().err
+    shutil.rmtree(copy / "cells" / cells["vae"].path.name)
+    assert run("eval", copy, "--refine", 4) == 2
+    assert "was evaluated: all 3 cells were left out" in capsys.readouterr().err
+
+
 def test_eval_refuses_data_that_has_changed(tiny: Path, tmp_path: Path, inline: Executor, capsys: Streams) -> None:
     data = tmp_path / "points.npz"
     shutil.copy(tiny / "points.npz", data)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from genzoo.cli.options import plugin_option
-from genzoo.errors import CapabilityError, UnknownNameError, UsageError
+from genzoo.errors import CapabilityError, RunError, UnknownNameError, UsageError
 from genzoo.text import plain
+
+if TYPE_CHECKING:
+    from genzoo.records import CellFolder
 
 ALL_SECONDS = 60.0
 """After this a reading of `--estimator all` stops with the batch it is in, unless --max-seconds says otherwise."""
@@ -48,7 +51,7 @@ def command(
 
     Without options this recomputes the stored number. `--estimator all` reads every bound that the model has, those
     from importance weights over the number of draws too; the report then shows how tight each is. Every reading of the
-    test set is counted.
+    test set is counted. Cells whose model lacks the estimator are left out, and named.
 
     `--refine K` is for bounds from importance weights: the bound with --num-samples draws on all points, plus the mean
     gain of K draws on a random --refine-points of them. That estimates the bound with K draws on all points, unbiased,
@@ -61,13 +64,25 @@ def command(
     if refine is not None and estimator == "all":
         raise UsageError("--refine is for one estimator; got --estimator all")
     cells = find_cells(run)
+    left_out: list[CellFolder] = []
+    lacking, names = 0, {"all"}
+
+    def leave_out(cell: CellFolder, why: object) -> None:
+        left_out.append(cell)
+        click.echo(f"{plain(cell.path.name)}: {plain(why)}, left out", err=True)
+
     for cell in cells:
         if cell.record.status != "ok":
-            click.echo(f"{plain(cell.path.name)}: {cell.record.status}, left out", err=True)
+            leave_out(cell, cell.record.status)
             continue
         model = load_cell(cell, plugin_files)
+        names.update(model.estimators())
         if estimator is not None and estimator not in ("all", *model.estimators()):
-            raise UnknownNameError(f"estimator of {cell.record.model}", estimator, [*model.estimators(), "all"])
+            if len(cells) == 1:
+                raise UnknownNameError(f"estimator of {cell.record.model}", estimator, names)
+            lacking += 1
+            leave_out(cell, f"{cell.record.model} has no estimator {estimator}")
+            continue
         options: dict[str, Any] = {
             "num_samples": num_samples,
             "until_se": until_se,
@@ -84,11 +99,17 @@ def command(
             except CapabilityError as reason:  # one cell of many that cannot be refined is no reason to stop
                 if len(cells) == 1:
                     raise
-                click.echo(f"{plain(cell.path.name)}: {reason}, left out", err=True)
+                leave_out(cell, reason)
                 continue
             click.echo(f"{plain(cell.path.name)}: {told}")
             continue
         for name, result in all_bounds(cell, model, **options):
             told = f"{name} declined: {result}" if isinstance(result, CapabilityError) else str(result)
             click.echo(f"{plain(cell.path.name)}: {told}", err=isinstance(result, CapabilityError))
+    if estimator is not None and lacking == len(cells):
+        raise UnknownNameError("estimator", estimator, names)
+    if len(left_out) == len(cells):
+        raise RunError(f"nothing in {run} was evaluated: all {len(cells)} cells were left out")
+    if left_out:
+        click.echo(f"{len(left_out)} of {len(cells)} cells left out", err=True)
     return 0
