@@ -173,7 +173,7 @@ class Standing:
         return summary.nll - reach, summary.nll + reach
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """Results of one protocol, best first. `common`: how many points the ranks use, where they differ between cells."""
 
@@ -237,6 +237,8 @@ def common_points(entries: Iterable[Entry]) -> NDArray[np.int64] | None:
     known = [index for index in indices if index is not None]
     if not known or len(known) < len(indices):
         return None
+    if all(np.array_equal(index, known[0]) for index in known[1:]):
+        return known[0]
     common = functools.reduce(lambda a, b: np.intersect1d(a, b, assume_unique=True), known)
     return common if len(common) else None
 

@@ -23,6 +23,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -37,6 +38,7 @@ STRATIFIED_DOF = 7.0
 """Fewest degrees of freedom of the error of stratified draws, which eight randomisations give (means.py)."""
 ALPHA = 0.05
 """Chance that, of models that are all equal, any two are told apart."""
+_COMPARED: WeakKeyDictionary[Group, list[Pair]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_all(group: Group) -> list[Pair]:
-    """Every pair of ranked models that share points, best first; empty where ranks are on different points."""
-    if group.incomparable:
-        return []
+    """Every pair of ranked models that share points, best first; empty where ranks are on different points.
+
+    Worked out once a group, which does not change after it is ranked.
+    """
+    if group not in _COMPARED:
+        _COMPARED[group] = [] if group.incomparable else _compare_all(group)
+    return _COMPARED[group]
+
+
+def _compare_all(group: Group) -> list[Pair]:
     compared = [(a, b, compare(a, b)) for a, b in itertools.combinations(group.ranked, 2)]
     found = [(a, b, difference) for a, b, difference in compared if difference is not None]
     factors = holm([difference.p_value for _, _, difference in found])

@@ -7,27 +7,34 @@ from dataclasses import dataclass
 
 from genzoo.report import figures
 from genzoo.report.collect import Group, Standing
-from genzoo.report.figures import Image
+from genzoo.report.figures import Array, Image
 from genzoo.report.numbers import divergence
+from genzoo.report.ratio import REACH, ratio_map
 from genzoo.text import plain
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One model's pictures, or the truth's: a density map and samples."""
+    """One model's pictures, or the truth's: a density map, samples and the map of log p - log q. `model`: its label."""
 
     title: str
     caption: str
     density: Image | None
     samples: Image | None
+    ratio: Image | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Panels on one colour scale, whose top is `top` (a density), drawn pixel by pixel if `pixelated`."""
+    """Panels on one colour scale, whose top is `top` (a density), drawn pixel by pixel if `pixelated`.
+
+    `reach`: nats at the ends of the scale of ratios, where there is one.
+    """
 
     panels: list[Panel]
     top: str = ""
+    reach: str = ""
     pixelated: bool = False
 
 
@@ -50,12 +57,17 @@ def _planes(group: Group, drawn: Sequence[Standing]) -> Pictures | None:
         figures.density_map(truth, top, f"density of the truth of {name}"),
         figures.scatter(reference, window, f"test points of {name}"),
     )
-    panels = [first, *(_plane(standing, name, window, top) for standing in drawn)]
+    panels = [first, *(_plane(standing, name, window, top, truth) for standing in drawn)]
     shown = [panel for panel in panels if panel.density or panel.samples]
-    return Pictures(shown, top=f"{top:.3g}" if top else "") if shown else None
+    if not shown:
+        return None
+    reach = f"{REACH:g}" if any(panel.ratio for panel in shown) else ""
+    return Pictures(shown, f"{top:.3g}" if top else "", reach)
 
 
-def _plane(standing: Standing, name: str, window: figures.Extent | None, top: float | None) -> Panel:
+def _plane(
+    standing: Standing, name: str, window: figures.Extent | None, top: float | None, truth: Array | None
+) -> Panel:
     held, record = standing.entries[0].arrays, standing.entries[0].record
     label = plain(standing.label, 80)
     sort = "density" if record.kind == "exact" else "bound on the density"
@@ -63,8 +75,9 @@ def _plane(standing: Standing, name: str, window: figures.Extent | None, top: fl
     samples = figures.scatter(held.get("samples"), window, f"samples of {label} on {name}")
     caption = sort if density else "samples"
     if record.kl is not None:
-        caption += f"; KL {divergence(record)}"
-    return Panel(label, caption + _seed(standing), density, samples)
+        caption += f"; KL {divergence(record)} nats"
+    ratio = ratio_map(truth, held.get("grid_model"), f"log p - log q of {label} on {name}, where red it has too little")
+    return Panel(label, caption + _seed(standing), density, samples, ratio, label)
 
 
 def _images(group: Group, drawn: Sequence[Standing]) -> Pictures | None:
@@ -77,7 +90,9 @@ def _images(group: Group, drawn: Sequence[Standing]) -> Pictures | None:
         label = plain(standing.label, 80)
         sheet = figures.tiles(held.get("samples"), levels, f"samples of {label} on {name}", span)
         sheets.append((label, f"samples{_seed(standing)}", sheet))
-    panels = [Panel(title, caption, None, sheet) for title, caption, sheet in sheets if sheet]
+    panels = [
+        Panel(title, caption, None, sheet, model=title if caption else "") for title, caption, sheet in sheets if sheet
+    ]
     return Pictures(panels, pixelated=True) if panels else None
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from genzoo.report import anatomy, classifiers, figures, frontier, leagues, tightness
+from genzoo.report import anatomy, classifiers, frontier, leagues, tightness
 from genzoo.report.collect import Entry, Group
-from genzoo.report.figures import Chart, Curve
+from genzoo.report.curves import Curves, curves
+from genzoo.report.grids import Grid, Text, grid, in_units
 from genzoo.report.leagues import Match
 from genzoo.report.pairs import pair_table
 from genzoo.report.pictures import Pictures, pictures
-from genzoo.report.table import Table, failures, metrics, protocol_line, results, terms
-from genzoo.report.verdict import Verdict, verdict
+from genzoo.report.table import READINGS, Table, failures, metrics, protocol_line, results, terms
+from genzoo.report.units import UNITS, Unit
+from genzoo.report.verdict import verdict
 from genzoo.text import plain
 
 
@@ -28,23 +29,27 @@ class Failure:
 
 @dataclass(frozen=True)
 class Section:
-    """All about one protocol."""
+    """All about one protocol. `league`: its results; `details`: tables under their names, folded but for `opened`."""
 
     anchor: str
     title: str
-    verdict: Verdict
+    headline: Text
+    says: list[Text]
     protocol: str
-    table: Table
+    league: Grid
     pictures: Pictures | None
-    chart: Chart | None
-    legend: list[tuple[int, str]]
-    floor: str
+    curves: Curves | None
     ladder: tightness.Ladder | None
     anatomy: list[anatomy.Bars]
     frontier: list[frontier.Chart]
     models: list[tuple[int, str]]
-    details: list[tuple[str, Table]]
+    details: list[tuple[str, Grid]]
+    opened: str
     failures: list[Failure]
+
+
+PAIRS, OPENED = "Pairs of models", 6
+"""The table that stands open up to so many ranked models."""
 
 
 def section(
@@ -54,62 +59,44 @@ def section(
     alone = sum(other.dataset == group.dataset for other in groups) == 1
     title = group.dataset if alone else f"{group.dataset} ({group.split}, protocol {number})"
     drawn = [standing for standing in group.standings if standing.entries[0].arrays]
-    floor, floor_text = _floor(group)
-    made = results(group)  # its failed cells are told below, with their tracebacks
-    chart = _chart(group, colours, floor)
-    legend = {colours[s.label]: s.label for s in drawn if any("valid_nll" in e.arrays for e in s.entries)}
     drawn_frontier = frontier.drawings(group, colours)
     models = {(colours[s.label], s.label) for s in group.ranked} if drawn_frontier else ()
-    details = [
-        *([(f"Leagues of equal {match}", leagues.table(group, match))] if match else []),
-        ("Pairs of models", pair_table(group)),
-        ("Bound and cost", frontier.table(group)),
-        ("Sample metrics", metrics(group)),
-        ("Classification by Bayes' rule", classifiers.table(group)),
-        ("Terms of the bound", terms(group)),
-        ("Every bound of each model", tightness.table(group)),
-        ("Anatomy of the bound", anatomy.table(group)),
+    league = grid(lambda unit: _league(group, unit))
+    assert league is not None
+    details: list[tuple[str, Callable[[Unit], Table | None]]] = [
+        *([(f"Leagues of equal {match}", lambda unit: leagues.table(group, match, unit))] if match else []),
+        (PAIRS, lambda unit: pair_table(group, unit)),
+        ("Bound and cost", lambda unit: frontier.table(group, unit)),
+        ("Sample metrics", lambda _: metrics(group)),
+        ("Classification by Bayes' rule", lambda _: classifiers.table(group)),
+        ("Terms of the bound", lambda unit: terms(group, unit)),
+        (READINGS, lambda unit: tightness.table(group, unit)),
+        ("Anatomy of the bound", lambda unit: anatomy.table(group, unit)),
     ]
+    said = [verdict(group, unit) for unit in UNITS]
     return Section(
         anchor=f"data-{number}",
         title=plain(title),
-        verdict=verdict(group),
+        headline=in_units([each.headline for each in said]),
+        says=[in_units(same) for same in zip(*(each.details for each in said), strict=True)],
         protocol=protocol_line(group),
-        table=dataclasses.replace(made, notes=tuple(note for note in made.notes if note not in failures(group))),
+        league=league,
         pictures=pictures(group, drawn),
-        chart=chart,
-        legend=sorted(legend.items(), key=lambda item: item[1]) if chart else [],
+        curves=curves(group, colours),
         ladder=tightness.ladder(group, colours),
         anatomy=anatomy.drawings(group, colours),
         frontier=drawn_frontier,
         models=sorted(models, key=lambda item: item[1]),
-        floor=floor_text,
-        details=[(name, table) for name, table in details if table is not None],
+        details=[(name, made) for name, make in details if (made := grid(make)) is not None],
+        opened=PAIRS if len(group.ranked) <= OPENED else "",
         failures=[_failure(entry) for entry in group.failed],
     )
 
 
-def _floor(group: Group) -> tuple[float | None, str]:
-    """Where the truth stands in the learning curves: its NLL on the validation points, or its entropy where a run does
-    not hold that."""
-    for entry in group.entries:
-        held = entry.arrays.get("valid_truth")
-        if held is not None and held.size == 1 and math.isfinite(float(held)):
-            return float(held), f"the truth on the same points, {float(held):.4f} nats"
-    entropy = group.first_record.entropy
-    return entropy, "" if entropy is None else f"entropy of the truth, {entropy:.4f} nats"
-
-
-def _chart(group: Group, colours: dict[str, int], floor: float | None) -> Chart | None:
-    entries = [entry for standing in group.standings for entry in standing.entries if "valid_nll" in entry.arrays]
-    axis = "seconds" if all("valid_seconds" in entry.arrays for entry in entries) else "step"
-    curves = [
-        Curve(entry.arrays[f"valid_{axis}"], entry.arrays["valid_nll"], colours[entry.record.label])
-        for entry in entries
-        if f"valid_{axis}" in entry.arrays
-    ]
-    label = "seconds of training" if axis == "seconds" else "steps"
-    return figures.chart(curves, floor, label, f"validation bound against {label} on {plain(group.dataset)}")
+def _league(group: Group, unit: Unit) -> Table:
+    """The results; the reasons of failed cells are told below, with their tracebacks."""
+    made, told = results(group, unit), failures(group)
+    return dataclasses.replace(made, notes=tuple(note for note in made.notes if note not in told))
 
 
 def _failure(entry: Entry) -> Failure:
