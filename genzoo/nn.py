@@ -92,6 +92,29 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+class Decoder(nn.Module):
+    """z and one-hot label `(*S, B, d + classes)` to a head's parameters `(*S, B, P, D)`.
+
+    Args:
+        net: `(*S, B, d + classes)` to `(*S, B, features D)`.
+        dims, parameters: D and P.
+        features: outputs of the network a dimension; where fewer than P, one shared linear map makes P of them.
+    """
+
+    def __init__(self, net: nn.Module, dims: int, parameters: int, features: int) -> None:
+        super().__init__()
+        self.features = features
+        self.net = net
+        mixes = features < parameters
+        self.mix = nn.Parameter(torch.randn(parameters, features) / math.sqrt(features)) if mixes else None
+        self.bias = nn.Parameter(torch.zeros(parameters, dims))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """See the class."""
+        h: Tensor = self.net(z).reshape(*z.shape[:-1], self.features, self.bias.shape[1])  # (*S, B, features, D)
+        return (h if self.mix is None else self.mix @ h) + self.bias
+
+
 def condition_features(spec: DataSpec, condition: Tensor | None, n: int, like: Tensor) -> Tensor:
     """One-hot labels `(n, classes)` in the dtype and on the device of `like`; `(n, 0)` for an unconditional spec."""
     if spec.classes is None or condition is None:

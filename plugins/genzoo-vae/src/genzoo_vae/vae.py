@@ -29,7 +29,7 @@ from genzoo.heads import FULL_DIMS, HeadName, head_for
 from genzoo.interface import Estimator, LatentVariableModel, ModelEstimator
 from genzoo.latent import AnnealedImportance, LatentJoint, RefinedELBO
 from genzoo.likelihood import LogLikelihood
-from genzoo.nn import MLP, condition_features, condition_width
+from genzoo.nn import MLP, Decoder, condition_features, condition_width
 from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
 from genzoo_vae.interpolation import shares, way_to_next
@@ -121,29 +121,6 @@ class SkipMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(*S, inputs)` to `(*S, outputs)`."""
         return self.net(x) + self.linear(x)  # type: ignore[no-any-return]
-
-
-class Decoder(nn.Module):
-    """z and one-hot label `(*S, B, d + classes)` to a head's parameters `(*S, B, P, D)`.
-
-    Args:
-        net: `(*S, B, d + classes)` to `(*S, B, features D)`.
-        dims, parameters: D and P.
-        features: outputs of the network a dimension; where fewer than P, one shared linear map makes P of them.
-    """
-
-    def __init__(self, net: nn.Module, dims: int, parameters: int, features: int) -> None:
-        super().__init__()
-        self.features = features
-        self.net = net
-        mixes = features < parameters
-        self.mix = nn.Parameter(torch.randn(parameters, features) / math.sqrt(features)) if mixes else None
-        self.bias = nn.Parameter(torch.zeros(parameters, dims))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """See the class."""
-        h: Tensor = self.net(z).reshape(*z.shape[:-1], self.features, self.bias.shape[1])  # (*S, B, features, D)
-        return (h if self.mix is None else self.mix @ h) + self.bias
 
 
 class VAE(LatentVariableModel, LatentJoint):
