@@ -37,7 +37,7 @@ from genzoo_vae.staged import StagedDecoder
 
 FREQUENCIES = (1.0, 2.0, 4.0)
 
-IWAE_BATCH = 16
+IWAE_BATCH = 4
 """Images evaluated at once: each is encoded anew for every `rows` rows of draws, so that few images have many draws."""
 
 
@@ -135,7 +135,7 @@ class HierarchicalVAE(LatentVariableModel):
 
     Config = HierarchicalConfig
     config: HierarchicalConfig
-    rows = 256
+    rows = 64
 
     def __init__(self, spec: DataSpec, config: HierarchicalConfig | None = None) -> None:
         super().__init__(spec, config)
@@ -178,7 +178,7 @@ class HierarchicalVAE(LatentVariableModel):
 
     def default_training(self) -> TrainSettings:
         """Small batches: the budget of a CPU buys more steps."""
-        return TrainSettings(learning_rate=2e-3, batch_size=64, betas=(0.9, 0.99), ema=0.999)
+        return TrainSettings(learning_rate=4e-3, batch_size=64, betas=(0.9, 0.99), ema=0.999)
 
     def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
         """`iwae`, the default: with one draw its mean is the ELBO."""
