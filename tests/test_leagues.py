@@ -219,3 +219,23 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
         failed = runner.invoke(command, [str(run), *form, *bad], standalone_mode=False)
         assert isinstance(failed.exception, UsageError)
         assert words in str(failed.exception)
+
+
+def test_no_league_says_why(tmp_path: Path) -> None:
+    """A learner of few large steps, as EM is, beside one of many small ones: nothing to compare by steps, and why."""
+    save(tmp_path, "em", 2.0, [(2, 6.0, 3.0), (20, 60.0, 2.0)], training={"total_steps": 20})
+    save(tmp_path, "slow", 3.0, [(2000, 6.0, 4.0), (20000, 60.0, 3.0)], training={"total_steps": 20000})
+    text = report.render([tmp_path], "md", "steps")
+    assert "slow: no bound within 20 steps, the most that em was run to; its first is at 2,000." in text
+    assert "em: no bound" not in text
+    assert "no bound within" not in report.render([tmp_path], "md", "seconds")
+    for path in tmp_path.glob("cells/em-0/*"):
+        path.unlink()
+    alone = "No leagues of equal steps: they take two ranked models or more; ranked here: 1."
+    for form in ("md", "html"):
+        assert alone in report.render([tmp_path], form, "steps")
+    save(tmp_path, "other", 2.0, [(2, 6.0, 3.0)])
+    for cell in ("other-0", "slow-0"):
+        write_arrays(tmp_path / "cells" / cell / "arrays.npz", {"index": np.arange(N), "lower": np.zeros(N)})
+    text = report.render([tmp_path], "md", "steps")
+    assert "No leagues of equal steps: no ranked model has what is matched on record." in text

@@ -9,7 +9,7 @@ leagues by factors of two, in which the test bound ranks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,7 @@ from genzoo.text import plain
 
 Match = Literal["steps", "seconds", "parameters"]
 MATCHES: tuple[Match, ...] = ("steps", "seconds", "parameters")
+Curves = dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]
 CURVES = {"steps": "valid_step", "seconds": "valid_seconds"}
 
 
@@ -50,11 +51,9 @@ def members(group: Group, match: Match) -> list[Placed]:
     return _by_parameters(group) if match == "parameters" else _by_effort(group, match)
 
 
-def table(group: Group, match: Match, unit: Unit = NATS) -> Table | None:
-    """The same as a table, with its rule below."""
+def table(group: Group, match: Match, unit: Unit = NATS) -> Table:
+    """The same as a table, with its rule below; why it is empty, where it is."""
     placed = members(group, match)
-    if not placed:
-        return None
     effort = {"steps": "steps", "seconds": "seconds of training", "parameters": "parameters"}[match]
     curves = match in CURVES
     made = []
@@ -69,6 +68,8 @@ def table(group: Group, match: Match, unit: Unit = NATS) -> Table | None:
             made.append((each.league, rank, each.standing.label, bound(record), count(record.parameters)))
     titles = (f"validation NLL, {unit}", f"reached at, {effort}") if curves else (f"NLL, {unit}", "parameters")
     columns = (Column("league", text=True), Column("rank"), Column("model", text=True), *map(Column, titles))
+    if not placed:
+        return Table(columns, (), (f"No leagues of equal {match}: {_nothing(group)}.",), header=2)
     if curves:
         notes: tuple[str, ...] = (
             f"Matched by {effort}: the most that every ranked model was run to; each by its best validation bound "
@@ -78,6 +79,7 @@ def table(group: Group, match: Match, unit: Unit = NATS) -> Table | None:
         )
         if any(_converged(entry.record) for each in placed for entry in each.standing.entries):
             notes += ("A model that converged before its budget keeps its last bound.",)
+        notes += tuple(_missing(group, match))
     else:
         notes = ("Leagues by factors of two in the number of parameters; ranks within each by the test bound.",)
     return Table(columns, tuple(Row(tuple(plain(cell, 80) for cell in row)) for row in made), notes, header=2)
@@ -103,12 +105,11 @@ def rows(group: Group, match: Match) -> list[dict[str, object]]:
 
 
 def _by_effort(group: Group, match: Match) -> list[Placed]:
-    curves = {id(e): _curve(e, CURVES[match]) for s in group.ranked for e in s.entries}
-    runs = [(e, curves[id(e)]) for s in group.ranked for e in s.entries if len(curves[id(e)][0])]
-    if len(group.ranked) < 2 or not runs:
+    curves = _curves(group, match)
+    limit = _limit(group, curves)
+    if len(group.ranked) < 2 or limit is None:
         return []
-    ends = [float(x[-1]) for entry, (x, _) in runs if not _converged(entry.record)]
-    effort = min(ends) if ends else max(float(x[-1]) for _, (x, _) in runs)
+    effort, _ = limit
     name = f"{_effort(effort, match)} {match}"
     found = []
     for standing in group.ranked:
@@ -123,6 +124,44 @@ def _by_effort(group: Group, match: Match) -> list[Placed]:
             Placed(standing, name, None, mean, seed_error(nlls), math.fsum(at for at, _ in known) / len(known))
         )
     return _ranked(found)
+
+
+def _curves(group: Group, match: Match) -> Curves:
+    """Of every entry of a ranked model, by its id."""
+    return {id(e): _curve(e, CURVES[match]) for s in group.ranked for e in s.entries}
+
+
+def _limit(group: Group, curves: Curves) -> tuple[float, str] | None:
+    """The largest effort that every ranked model was run to, and the model that sets it; None without a curve."""
+    runs = [(e, float(curves[id(e)][0][-1])) for s in group.ranked for e in s.entries if len(curves[id(e)][0])]
+    ends = [(end, e.record.label) for e, end in runs if not _converged(e.record)]
+    if ends:
+        return min(ends)
+    return max(((end, e.record.label) for e, end in runs), default=None)
+
+
+def _nothing(group: Group) -> str:
+    """Why no model could be placed."""
+    if len(group.ranked) < 2:
+        return f"they take two ranked models or more; ranked here: {len(group.ranked)}"
+    return "no ranked model has what is matched on record"
+
+
+def _missing(group: Group, match: Match) -> Iterator[str]:
+    """A sentence for each ranked model that has no bound within the effort of the league."""
+    curves = _curves(group, match)
+    effort, shortest = _limit(group, curves) or (math.inf, "")
+    for standing in group.ranked:
+        starts = [curves[id(entry)][0] for entry in standing.entries]
+        name = plain(standing.label, 80)
+        if not all(map(len, starts)):
+            yield f"{name}: no validation curve on record."
+        elif (first := max(float(start[0]) for start in starts)) > effort:
+            rest = " A step of one learner (a round of EM) may be worth many of another's: match by seconds."
+            yield (
+                f"{name}: no bound within {_effort(effort, match)} {match}, the most that {plain(shortest, 80)} was "
+                f"run to; its first is at {_effort(first, match)}.{rest if match == 'steps' else ''}"
+            )
 
 
 def _by_parameters(group: Group) -> list[Placed]:
