@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from genzoo import evaluation
-from genzoo.building import Blueprint, load_reference
-from genzoo.config import Budget, Reference, TrainSettings
-from genzoo.errors import RunError, UsageError
+from genzoo.building import Blueprint, able_to, load_reference
+from genzoo.config import ADAPTER_KEYS, Budget, Reference, TrainSettings
+from genzoo.errors import CapabilityError, RunError, UsageError
 from genzoo.evaluation import Evaluation
 from genzoo.interface import GenerativeModel
+from genzoo.noising import ForwardProcess, Noising
 from genzoo.records import CellFolder, find_cells
 from genzoo.registry import load_registry
 from genzoo.safe_build import Allowance, TooLargeError
@@ -54,6 +55,29 @@ def build_model(name: str, spec: DataSpec, *, seed: int = 0, **options: Any) -> 
     """
     reference = Reference.parse(name)
     return Blueprint.of(load_registry(), reference.name, {**reference.options, **options}, spec).build(seed)
+
+
+def forward_process(name: str, spec: DataSpec, *, plugins: Sequence[str | Path] = (), **options: Any) -> ForwardProcess:
+    """How a registered model turns data of `spec` into noise, before any training.
+
+    Args:
+        name, options: as in `build_model`; adapters are left out, since it is the data themselves that turn into noise.
+        plugins: single-file plugins to load.
+
+    Raises:
+        CapabilityError: a model without a forward process; the message names those that have one.
+    """
+    reference = Reference.parse(name)
+    options = {**reference.options, **options}
+    if adapters := sorted(options.keys() & set(ADAPTER_KEYS)):
+        raise UsageError(f"a forward process acts on the data themselves: leave out {', '.join(adapters)}")
+    registry = load_registry(plugins)
+    blueprint = Blueprint.of(registry, reference.name, options, spec)
+    model = blueprint.card.resolve()
+    if not issubclass(model, Noising):
+        able = ", ".join(able_to(registry, Noising)) or "none of those installed"
+        raise CapabilityError(f"{reference.name} has no forward process from data to noise; models that have: {able}")
+    return model.forward_process(spec, blueprint.config)
 
 
 class Curve(list[Event]):

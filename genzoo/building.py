@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,18 @@ from genzoo.spec import Dataset, DataSpec
 LEVELS = {"real": None, "binary": 2, "discrete": 256}
 SHAPES = ((2,), (1, 8, 8), (1, 28, 28), (3, 32, 32))
 """What a card's word is tried on, after the smallest event that it says it takes."""
+
+
+def able_to(registry: Registry, sort: type) -> list[str]:
+    """Registered models whose class is of a sort, such as ConditionalSampler; imports them all, and leaves out what
+    cannot be."""
+    able = []
+    for name, card in registry.models.items():
+        with contextlib.suppress(PluginError):
+            model = card.resolve()
+            if isinstance(model, type) and issubclass(model, sort):
+                able.append(name)
+    return sorted(able)
 
 
 @dataclass(frozen=True)

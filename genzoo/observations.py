@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from torch import Tensor
 
 from genzoo.data.files import load_points
 from genzoo.data.readers import read
-from genzoo.errors import DataError, PluginError, UsageError
+from genzoo.errors import DataError, UsageError
 from genzoo.interface import ConditionalSampler
-from genzoo.registry import Registry
 from genzoo.seeding import derive_seed
 from genzoo.spec import Dataset, DataSpec
 from genzoo.training import points_of
@@ -114,17 +112,6 @@ def _checked(observation: Observation) -> Observation:
     if mask.ndim == x.ndim and len(mask) != len(x):
         raise DataError(f"expected a mask for each of {len(x)} examples, or one for all; got {len(mask)} masks")
     return observation
-
-
-def samplers(registry: Registry) -> list[str]:
-    """Registered models that are conditional samplers; imports them all, and leaves out what cannot be."""
-    able = []
-    for name, card in registry.models.items():
-        with contextlib.suppress(PluginError):
-            model = card.resolve()
-            if isinstance(model, type) and issubclass(model, ConditionalSampler):
-                able.append(name)
-    return sorted(able)
 
 
 def draws_given(model: ConditionalSampler, observation: Observation, n: int, seed: int) -> Tensor:

@@ -86,12 +86,13 @@ def command(
     if label is not None and spec.classes is not None and label >= spec.classes:
         raise UsageError(f"expected --label 0..{spec.classes - 1}; got {label}")
     if given is not None or noise is not None:
+        from genzoo.building import able_to
         from genzoo.interface import ConditionalSampler
-        from genzoo.observations import draws_given, mask_of, observe, read_observation, samplers, sheet
+        from genzoo.observations import draws_given, mask_of, observe, read_observation, sheet
         from genzoo.registry import load_registry
 
         if not isinstance(model, ConditionalSampler):
-            able = ", ".join(samplers(load_registry(plugin_files)))
+            able = ", ".join(able_to(load_registry(plugin_files), ConditionalSampler))
             raise CapabilityError(
                 f"{cell.record.label} can neither fill in nor denoise; models that can: {able} (not as the p(x) of "
                 "class_mixture=marginal)"

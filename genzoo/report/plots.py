@@ -1,4 +1,4 @@
-"""The figures of a report as vector graphics for a paper, drawn by matplotlib: one page a group of results.
+"""Figures for a paper, drawn by matplotlib: those of a report, one page a group of results, and strips of frames.
 
 The page in the browser has its own, coded for size and speed (`figures.py`); these are to be cut out and printed.
 """
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PANEL = 1.9
 """Side of one panel, inches; four fit across a text column of two."""
+GAP, TITLE = 0.06, 0.45
+"""Inches between the frames of a strip, and above them."""
 TILES = 36
 
 
@@ -41,6 +43,28 @@ def pdf(runs: Sequence[Path]) -> bytes:
         for group in collect(runs):
             if group.standings:
                 pages.savefig(_figure(group))
+    return buffer.getvalue()
+
+
+def strip(images: NDArray[np.uint8], titles: Sequence[str], format: str) -> bytes:
+    """Images `(m, c, h, w)` of codes 0..255 in a row, a title above each, as `png`, `pdf` or `svg`."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    across, down = PANEL, PANEL * images.shape[2] / images.shape[3]
+    size = len(images) * (across + GAP) + GAP, down + TITLE + GAP
+    figure = Figure(figsize=size)
+    for number, (pixels, title) in enumerate(zip(images, titles, strict=True)):
+        left = GAP + number * (across + GAP)
+        ax = figure.add_axes((left / size[0], GAP / size[1], across / size[0], down / size[1]))
+        ax.set_axis_off()
+        ax.set_title(title, fontsize=9)
+        ax.imshow(pixels.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    buffer = io.BytesIO()
+    # no date and no random names, so that the same gives the same file
+    stamp = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}[format]
+    with rc_context({"svg.hashsalt": "genzoo"}):
+        figure.savefig(buffer, format=format, dpi=200, metadata={stamp: None})
     return buffer.getvalue()
 
 

@@ -25,6 +25,7 @@ from genzoo.errors import CapabilityError
 from genzoo.interface import ConditionalSampler, Estimator, GradientModel
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
+from genzoo.noising import GaussianProcess, Noising
 from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
 from genzoo_ddpm.allocation import Allocation
@@ -44,11 +45,14 @@ from genzoo_ddpm.variances import VARIANCES
 FIT_EXAMPLES = 50_000
 """Training examples behind the denoiser in closed form, at most."""
 
+FRAMES = 9
+"""Of a trajectory in a report."""
+
 PILOT_ROWS, PILOT_IMAGES = 1 << 17, 1 << 10
 """Pairs of example and step that fit variances and allocation, two network calls each: some seconds on one core."""
 
 
-class Diffusion(GradientModel, ConditionalSampler):
+class Diffusion(GradientModel, ConditionalSampler, Noising):
     """The chain, its network and its bound; DDPM and DDIM are its leaves and differ in `eta` alone."""
 
     Config: ClassVar[type[Config]] = DiffusionConfig
@@ -296,27 +300,30 @@ class Diffusion(GradientModel, ConditionalSampler):
         denoised, cue = self._predict(x, step, labels)
         return denoised, self._log_variance(step, cue)
 
+    @classmethod
+    def forward_process(cls, spec: DataSpec, config: Config) -> GaussianProcess:
+        """See Noising. Of ddim too: its q(x_t given x_0) is the same, whatever eta."""
+        assert isinstance(config, DiffusionConfig)
+        chain = Chain(schedule_of(spec, config))
+        return GaussianProcess(chain.signal, chain.noise, spec.levels)
+
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-        """forward: x_0 and noised versions of it up to x_T, one path; reverse: x_T down to x_1 and a sample."""
-        frames = sorted({round(i * (len(self.chain) - 1) / 15) for i in range(16)})
+        """forward: one path from x_0 up to x_T; reverse: from x_T down to the draws of `sample(n, seed)` (of a
+        conditional model, under labels drawn alike)."""
+        process = self.forward_process(self.spec, self.options)
+        times = process.times(FRAMES)
         with torch.no_grad(), evaluating(self), seeded(seed, x.device):
-            z = self.decoder.encode(x[:n]).flatten(1)
-            forward = [z, *(noised for t, noised in enumerate(self._forward_path(z)) if t in frames)]
             classes = self.spec.classes
             drawn = None if classes is None else torch.randint(0, classes, (n,), device=x.device)
-            labels = condition_features(self.spec, drawn, n, z)
+            labels = condition_features(self.spec, drawn, n, self.denoiser.loc)
             back = list(self._trajectory(labels))
-            reverse = [back[len(back) - 1 - t] for t in reversed(frames)]
-            last = self.decoder.encode(self._last(back[-1], labels))
-        both = {"forward": torch.stack(forward, 1), "reverse": torch.stack([*reverse, last], 1)}
-        shape = self.spec.event_shape
-        return {name: self.decoder.decode(path).reshape(*path.shape[:2], *shape) for name, path in both.items()}
-
-    def _forward_path(self, z: Tensor) -> Iterator[Tensor]:
-        """x_1, ..., x_T of one path of the forward process, `(B, D)` each."""
-        chain = self.chain
-        x = chain.noised(z, torch.zeros(len(z), dtype=torch.int64, device=z.device), torch.randn_like(z))
-        yield x
-        for t in range(1, len(chain)):
-            x = float(chain.signal[t] / chain.signal[t - 1]) * x + float(chain.beta[t].sqrt()) * torch.randn_like(x)
-            yield x
+            reverse = [self.decoder.decode(back[process.steps - t]) for t in times[:0:-1]]
+            reverse.append(self._last(back[-1], labels).to(reverse[0].dtype))
+            forward = torch.stack([*process.path(x[:n], times)], 1)
+        shape, at = self.spec.event_shape, torch.tensor(times)
+        return {
+            "forward": forward,
+            "forward_at": at,
+            "reverse": torch.stack(reverse, 1).reshape(n, len(times), *shape),
+            "reverse_at": at.flip(0),
+        }
