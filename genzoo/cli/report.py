@@ -20,10 +20,11 @@ from genzoo.text import plain
 )
 @click.option(
     "--view",
-    type=click.Choice(["results", "pairs", "frontier"]),
+    type=click.Choice(["results", "pairs", "frontier", "published", "floors"]),
     default="results",
     show_default=True,
-    help="The table: results, all pairs of models, or bound and cost. The page has all three.",
+    help="The table: results, all pairs of models, bound and cost, published values, or floor and ceiling. The page "
+    "has all.",
 )
 @click.option("--match", type=click.Choice(MATCHES), help="Leagues of models at equal steps, seconds or parameters.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="Write to PATH, and print it.")

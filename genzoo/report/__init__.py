@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genzoo.records import finite, row, write_bytes
-from genzoo.report import formats, frontier, leagues
+from genzoo.report import floors, formats, frontier, leagues, published
 from genzoo.report.collect import Group, collect
 from genzoo.report.matrix import matrix, of_groups
 from genzoo.report.numbers import typeset
@@ -38,6 +38,8 @@ class View:
 VIEWS: dict[str, View] = {
     "pairs": View("Pairs of models", pair_table, pair_rows),
     "frontier": View("Bound and cost", frontier.table, frontier.rows),
+    "published": View(published.TITLE, published.table, published.rows),
+    "floors": View(floors.TITLE, floors.table, floors.rows),
     **{
         match: View(
             f"Leagues of equal {match}",
@@ -47,6 +49,8 @@ VIEWS: dict[str, View] = {
         for match in leagues.MATCHES
     },
 }
+BESIDE = ("published", "floors", "pairs", "frontier")
+"""What stands under the results in markdown."""
 
 
 def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -121,7 +125,7 @@ def _sections(groups: Sequence[Group], form: Callable[[Table], str], headings: b
             blocks.append(f"% {plain(said.headline)}\n% {protocol_line(group)}")
         if view == "results":
             blocks.append(form(results(group)))
-        beside = [VIEWS[view]] if view in VIEWS else [VIEWS["pairs"], VIEWS["frontier"]] if headings else []
+        beside = [VIEWS[view]] if view in VIEWS else [VIEWS[name] for name in BESIDE] if headings else []
         for each in beside:
             if (table := each.table(group)) is not None:
                 blocks.extend([f"### {each.title}", form(table)] if headings else [form(table)])

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from genzoo.report import anatomy, classifiers, frontier, leagues, tightness
+from genzoo.report import anatomy, bands, classifiers, floors, frontier, leagues, published, tightness
 from genzoo.report.collect import Entry, Group
 from genzoo.report.curves import Curves, curves
 from genzoo.report.grids import Grid, Text, grid, in_units
@@ -42,6 +42,7 @@ class Section:
     ladder: tightness.Ladder | None
     anatomy: list[anatomy.Bars]
     frontier: list[frontier.Chart]
+    bands: bands.Bands | None
     models: list[tuple[int, str]]
     details: list[tuple[str, Grid]]
     opened: str
@@ -65,6 +66,8 @@ def section(
     assert league is not None
     details: list[tuple[str, Callable[[Unit], Table | None]]] = [
         *([(f"Leagues of equal {match}", lambda unit: leagues.table(group, match, unit))] if match else []),
+        (published.TITLE, lambda unit: published.table(group, unit)),
+        (floors.TITLE, lambda unit: floors.table(group, unit)),
         (PAIRS, lambda unit: pair_table(group, unit)),
         ("Bound and cost", lambda unit: frontier.table(group, unit)),
         ("Sample metrics", lambda _: metrics(group)),
@@ -86,6 +89,7 @@ def section(
         ladder=tightness.ladder(group, colours),
         anatomy=anatomy.drawings(group, colours),
         frontier=drawn_frontier,
+        bands=bands.drawing(group, colours),
         models=sorted(models, key=lambda item: item[1]),
         details=[(name, made) for name, make in details if (made := grid(make)) is not None],
         opened=PAIRS if len(group.ranked) <= OPENED else "",
