@@ -8,7 +8,6 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from genzoo import exhibits
 from genzoo.building import Blueprint, load_reference
 from genzoo.classification import classify
 from genzoo.config import Budget, Reference, TrainSettings
@@ -36,7 +36,7 @@ from genzoo.seeding import derive_seed
 from genzoo.spec import Dataset
 from genzoo.training import Trainer, discard_checkpoints, points_of, validation_points
 
-PLANE_SAMPLES, STORED_PLANE_SAMPLES, IMAGE_SAMPLES, TRACES = 10_000, 2_000, 64, 8
+PLANE_SAMPLES, STORED_PLANE_SAMPLES, IMAGE_SAMPLES = 10_000, 2_000, 64
 TELL_SECONDS = 0.5
 LEAST_SAMPLES = 4
 LEAST_CLASSIFIED = 100
@@ -159,7 +159,7 @@ def _run(cell: Cell, record: RunRecord) -> None:
             max_seconds=wanted.max_seconds or None,
         )
         fill(record, result, seed=wanted.seed)
-        arrays = _curves(trainer, data) | evaluation_arrays(result)
+        arrays = _curves(trainer, data) | evaluation_arrays(result) | exhibits.extremes(data, result)
         if data.spec.classes is not None:
             # as many answers as the evaluation's, over all classes: it costs what that cost
             record.classifier = classify(
@@ -311,10 +311,8 @@ def _samples(
     kept = min(n, STORED_PLANE_SAMPLES)
     arrays: dict[str, np.ndarray[Any, Any]] = {"samples": samples[:kept].numpy(), "reference": first[:kept].numpy()}
     if len(data.spec.event_shape) == 3:
-        arrays["nearest"] = _nearest(samples, data, liveness.beat).numpy()
-    for name, frames in model.traces(first[:TRACES].to(model.device), TRACES, record.seed).items():
-        arrays[f"trace_{name}"] = frames.cpu().numpy()
-    return arrays
+        arrays["nearest"] = exhibits.nearest(samples, data, liveness.beat).numpy()
+    return arrays | exhibits.traces(model, first, record.seed)
 
 
 def _metrics(samples: Tensor, real: Tensor, data: Dataset, registry: Registry) -> dict[str, dict[str, float | None]]:
@@ -330,22 +328,6 @@ def _metrics(samples: Tensor, real: Tensor, data: Dataset, registry: Registry) -
         if data.spec.kind in card.data and (card.max_dims is None or data.spec.dims <= card.max_dims)
         for metric in [card.resolve()]
     }
-
-
-def _nearest(samples: Tensor, data: Dataset, beat: Callable[[], None] = lambda: None) -> Tensor:
-    """The training example nearest to each sample, in Euclidean distance."""
-    flat = samples.flatten(1).to(torch.float32)
-    best = torch.full((len(samples),), float("inf"))
-    nearest = torch.zeros_like(samples)
-    generator = torch.Generator().manual_seed(0)
-    for part in torch.split(torch.arange(len(data.train)), 10_000):
-        beat()
-        x = data.train.batch(part, generator).x.cpu()
-        distance, at = torch.cdist(flat, x.flatten(1).to(torch.float32)).min(1)
-        closer = distance < best
-        best[closer] = distance[closer]
-        nearest[closer] = x[at[closer]]
-    return nearest
 
 
 def _describe(error: BaseException) -> dict[str, str]:

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from genzoo import bench
-from genzoo.cells import _nearest, run_cell
-from genzoo.data import from_arrays
+from genzoo.cells import run_cell
 from genzoo.errors import DataError, PlanError, RunError
 from genzoo.plan import EvaluationPlan, Plan
 from genzoo.records import RunRecord, find_cells
@@ -282,13 +280,3 @@ def test_the_expected_time_counts_rounds() -> None:
     assert bench.expected_seconds(plan_of(("gaussian",), "moons", evaluation={"max_seconds": 0}), 9, 2) is None
     for budget in ("30steps", "2epochs"):
         assert bench.expected_seconds(plan_of(("gaussian",), "moons", budget=budget), 9, 2) is None
-
-
-def test_the_nearest_training_image_is_the_nearest() -> None:
-    x = torch.zeros(30, 1, 2, 2, dtype=torch.uint8)
-    x[:, 0, 0, 0] = torch.arange(30, dtype=torch.uint8) * 8
-    data = from_arrays(x, levels=256)
-    known = data.train.batch(torch.arange(len(data.train)), torch.Generator()).x
-    drawn = known[[3, 0, 7]].clone()
-    drawn[:, 0, 1, 1] += 2  # nearer to its own than to any other, which differ by 8 at least
-    torch.testing.assert_close(_nearest(drawn, data), known[[3, 0, 7]], rtol=0, atol=0)

@@ -188,9 +188,8 @@ def test_the_command_draws_the_trajectory(tmp_path: Path) -> None:
     # each frame's left and right third, below its title: the ramp in the first, nothing of it in the last
     frames = np.array_split(pixels[-200:-20], 4, axis=1)
     rises = [f[:, -130:-20].mean() - f[:, 20:130].mean() for f in frames]
-    assert rises[0] > 150
+    assert rises[0] > 150 > rises[1] > 40
     assert abs(rises[-1]) < 20
-    assert rises == sorted(rises, reverse=True)
     made = runner.invoke(command, [*call, "-o", str(tmp_path / "x.svg")], standalone_mode=False)
     text = (tmp_path / "x.svg").read_text()
     assert text.count("<image") == 4
