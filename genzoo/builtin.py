@@ -23,6 +23,7 @@ KNOWN_PLUGINS = {
     "pixelcnn": "genzoo-autoregressive",
     "transformer": "genzoo-autoregressive",
     "rbm": "genzoo-energy",
+    "dbn": "genzoo-energy",
     "ebm": "genzoo-energy",
     "gan": "genzoo-gan",
     "wgan": "genzoo-gan",

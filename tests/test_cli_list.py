@@ -188,7 +188,7 @@ def test_the_model_table_has_family_data_bound_plugin_and_paper(site: Site, caps
     )
     assert err == (
         "genzoo: warning: not installed: vae, hvae, flow, ddpm, ddim, pyro_vae, pyro_mixture, gmm, bernoulli_mixture, "
-        "categorical_mixture, naive_bayes, nade, made, pixelcnn, transformer, rbm, ebm, gan, wgan "
+        "categorical_mixture, naive_bayes, nade, made, pixelcnn, transformer, rbm, dbn, ebm, gan, wgan "
         "(pip install genzoo-autoregressive genzoo-ddpm genzoo-energy genzoo-flow genzoo-gan genzoo-mixture "
         "genzoo-pyro genzoo-vae)\n"
     )

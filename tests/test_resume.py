@@ -41,6 +41,7 @@ SMALL = {
     "pixelcnn": "width=8,depth=1,kernel=3",
     "transformer": "width=8,depth=1,heads=2",
     "rbm": "hidden=20,distributions=10,chains=20,method=tempering,temperatures=3",
+    "dbn": "hidden=[12,20],distributions=10,chains=20",
     "ebm": "width=8,blocks=1,grid=60,train_grid=16",
     "gan": "width=8,latents=2",
     "wgan": "width=8,latents=2",
@@ -48,8 +49,8 @@ SMALL = {
 """Options that keep a model small; one that is not here is built with its defaults."""
 ZOO = sorted(load_registry().models)
 DECLINE = {
-    "points": ("hvae", "pixelcnn", "rbm", "bernoulli_mixture", "categorical_mixture", "ebm"),
-    "plane": ("hvae", "pixelcnn", "rbm", "bernoulli_mixture", "categorical_mixture"),
+    "points": ("hvae", "pixelcnn", "rbm", "dbn", "bernoulli_mixture", "categorical_mixture", "ebm"),
+    "plane": ("hvae", "pixelcnn", "rbm", "dbn", "bernoulli_mixture", "categorical_mixture"),
     "dynamic": ("ebm",),
 }
 """Which models take no such data; each takes one of the three."""

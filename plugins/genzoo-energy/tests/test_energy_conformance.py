@@ -1,4 +1,4 @@
-"""The conformance kit, quick level: a machine scored by its annealed sampler, an enumerable one, a field."""
+"""The conformance kit, quick level: machines scored by their annealed sampler and enumerable ones, stacks, a field."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,8 @@ import genzoo.testing
 MODELS = [
     *genzoo.testing.checks("rbm"),
     *genzoo.testing.checks("rbm", hidden=8, method="tempering"),
+    *genzoo.testing.checks("dbn"),
+    *genzoo.testing.checks("dbn", hidden=(12, 8), method="cd"),
     *genzoo.testing.checks("ebm"),
 ]
 

@@ -1,4 +1,4 @@
-"""Energy-based models for genzoo: `rbm`, `ebm`. Cards only; torch is imported with the models."""
+"""Energy-based models for genzoo: `rbm`, `dbn`, `ebm`. Cards only; torch is imported with the models."""
 
 from __future__ import annotations
 
@@ -24,16 +24,27 @@ def genzoo_models() -> list[ModelCard]:
             checked={"hidden": 20, "distributions": 20},
         ),
         ModelCard(
+            name="dbn",
+            summary="deep belief network: machines stacked greedily, importance weights over their units; Z as for rbm",
+            family="deep belief network",
+            target="genzoo_energy.dbn:DBN",
+            paper="Hinton, Osindero and Teh 2006, doi:10.1162/neco.2006.18.7.1527; Salakhutdinov and Murray 2008",
+            data=("binary",),
+            num_samples={"binary": 16},
+            kind="weights",
+            checked={"hidden": (20, 20), "distributions": 20},
+        ),
+        ModelCard(
             name="ebm",
-            summary="a network's energy in the plane, normalised by quadrature; four objectives",
+            summary="a network's energy: in the plane normalised by quadrature, elsewhere by annealing (RAISE)",
             family="energy-based model",
             target="genzoo_energy.ebm:EBM",
-            paper="LeCun et al. 2006; Song and Kingma 2021, arXiv:2101.03288",
-            data=("real",),
-            min_dims=2,
-            max_dims=2,
+            paper="Song and Kingma 2021, arXiv:2101.03288; Grathwohl et al. 2021, arXiv:2102.04509",
+            max_levels=32,
+            because="its moves weigh every level of every pixel, which is out of reach for 8 bits",
             adapters={"real": {"standardize": True}},
-            kind="exact",
-            checked={"width": 32, "blocks": 1, "grid": 200, "train_grid": 32},
+            num_samples={"real": 2, "binary": 2, "discrete": 2},
+            kind="weights",
+            checked={"width": 16, "blocks": 1, "grid": 200, "train_grid": 32, "distributions": 10, "chains": 200},
         ),
     ]

@@ -46,15 +46,20 @@ class ContrastiveLearner(Learner):
         self.labels = torch.arange(model.config.chains, device=model.device) % (classes or 1)
 
     def start(self, train: Split) -> None:
-        """Biases at the pixels' log-odds; chains at independent pixels."""
+        """`begin` at some of the training examples."""
         generator = torch.Generator().manual_seed(derive_seed("marginals", self.settings.seed))
         rows = torch.randperm(len(train), generator=generator)[:MARGINALS]
-        x = train.batch(rows, generator).x.flatten(1).to(torch.float32)
-        ones = x.sum(0)
-        base = ((ones + 1) / (len(x) - ones + 1)).log().to(self.model.device)
+        self.begin(train.batch(rows, generator).x)
+
+    def begin(self, x: Tensor, below: RBM | None = None) -> None:
+        """Biases at the log-odds of the pixels of `x (N, *event_shape)`, chains at independent pixels; where there is a
+        machine `below`, whose hidden units x are, this one as that turned over (see `RBM.turn`)."""
+        base = log_odds(x.flatten(1).to(torch.float32)).to(self.model.device)
         with torch.no_grad(), seeded(derive_seed("chains", self.settings.seed), self.model.device):
             self.model.base.copy_(base)
             self.model.visible.copy_(base)
+            if below is not None:
+                self.model.turn(below)
             self.chains = torch.bernoulli(base.sigmoid().expand_as(self.chains))
         self._average = copy.deepcopy(self.model)
 
@@ -159,3 +164,9 @@ class ContrastiveLearner(Learner):
         self._average.load_state_dict(state["average"])
         self.chains = state["chains"].to(self.model.device).clone()
         self._steps = state["steps"]
+
+
+def log_odds(x: Tensor) -> Tensor:
+    """Of ones in each column of `x (N, D)`, `(D,)`, by the rule of succession."""
+    ones = x.sum(0)
+    return ((ones + 1) / (len(x) - ones + 1)).log()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, softplus
 
 ENUMERATED = 1 << 14
 """States summed at once."""
@@ -43,6 +43,10 @@ class Machine:
         """c + v W, `(*S, B, H)`."""
         return v @ self.weights + self.hidden
 
+    def outputs(self, h: Tensor) -> Tensor:
+        """b + W h, `(*S, B, D)`."""
+        return h @ self.weights.T + self.visible
+
     def log_f(self, v: Tensor) -> Tensor:
         """log f(v), `(*S, B)` float64."""
         return (v * self.visible).sum(-1, dtype=torch.float64) + softplus(self.inputs(v)).sum(-1, dtype=torch.float64)
@@ -53,7 +57,7 @@ class Machine:
 
     def draw_visible(self, h: Tensor, t: float | Tensor = 1.0) -> Tensor:
         """v given h at temperature t."""
-        return torch.bernoulli(((1 - t) * self.base + t * (self.visible + h @ self.weights.T)).sigmoid())
+        return torch.bernoulli(((1 - t) * self.base + t * self.outputs(h)).sigmoid())
 
     def log_base_mass(self) -> Tensor:
         """log Z_0, `()` float64."""
@@ -125,6 +129,11 @@ def gibbs(point: FieldPoint, beta: float) -> FieldPoint:
     machine = point.machine
     h = torch.bernoulli((beta * point.inputs).sigmoid())
     return FieldPoint(machine, machine.draw_visible(h, beta))
+
+
+def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
+    """log p(x) of independent binary `x`, `(*S, B)` float64, both `(*S, B, D)`."""
+    return logsigmoid((2 * x - 1) * logits).sum(-1, dtype=torch.float64)
 
 
 def _states(bits: int, like: Tensor) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ is indicative, since its reverse chains begin at a Markov chain's states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -33,10 +33,9 @@ BURN_IN = 1000
 """Gibbs steps from the annealed sampler's draws to the states at which reverse chains of the bracket begin."""
 
 
-class RBMConfig(Config):
-    """Configuration of `RBM`."""
+class ChainsConfig(Config):
+    """How machines are trained and, where Z is out of reach, annealed."""
 
-    hidden: int = Field(500, ge=1, description="hidden units; up to 16, Z is exact")
     distributions: int = Field(500, ge=1, description="temperatures of the annealed sampler, part of the model")
     method: Literal["cd", "pcd", "tempering"] = Field(
         "pcd",
@@ -45,6 +44,12 @@ class RBMConfig(Config):
     steps: int = Field(1, ge=1, description="k: Gibbs sweeps of the negative phase a training step")
     chains: int = Field(100, ge=2, description="persistent chains")
     temperatures: int = Field(10, ge=2, description="of parallel tempering")
+
+
+class RBMConfig(ChainsConfig):
+    """Configuration of `RBM`."""
+
+    hidden: int = Field(500, ge=1, description="hidden units; up to 16, Z is exact")
 
 
 class RBM(GenerativeModel):
@@ -77,6 +82,20 @@ class RBM(GenerativeModel):
     def exact(self) -> bool:
         """Whether Z is summed over."""
         return min(self.weights.shape) <= 16
+
+    def turn(self, below: RBM) -> None:
+        """Become `below` turned over, its hidden units as the visible ones of this: W transposed, b and c exchanged.
+        Both have the same law of these units, but for what small random weights hidden units beyond keep. Where there
+        are too few, nothing changes."""
+        pixels, units = below.spec.dims, self.spec.dims
+        if len(self.hidden) < pixels:
+            return
+        self.weights[:, :pixels] = below.weights.T
+        self.visible.copy_(below.hidden)
+        self.hidden[:pixels] = below.visible
+        if self.of_class is not None and below.of_class is not None:
+            self.of_class[:, :units] = below.of_class[:, pixels:]
+            self.of_class[:, units : units + pixels] = below.of_class[:, :pixels]
 
     def _flat(self, x: Tensor) -> Tensor:
         return x.flatten(1).to(self.weights.dtype)
@@ -139,6 +158,22 @@ class RBM(GenerativeModel):
         return TrainSettings(learning_rate=0.05, batch_size=100, ema=0.99)
 
 
+def anneal_both_ways(model: RBM, betas: Sequence[float], chains: int) -> tuple[Tensor, Tensor]:
+    """Log weights `(C, 1)` of the field without labels, forward and reverse (see `genzoo.ais`), of mass Z / Z_0.
+
+    Reverse chains begin at exact draws where Z is enumerable, otherwise at states of a Markov chain.
+    """
+    path = FieldPath(model.machine(None, 1), 1)
+    log_w, _ = forward(path, gibbs, betas, chains)
+    if model.exact:
+        start = path.machine.sample(chains)
+    else:
+        start = model.annealed(chains, None)[1]
+        for _ in range(BURN_IN):
+            start = path.machine.draw_visible(path.machine.draw_hidden(start))
+    return log_w, reverse(path, gibbs, betas, start[:, None])
+
+
 class FieldBracket(Estimator):
     """Both ends of log p(v) of the field itself. `num_samples` is the chains of each direction.
 
@@ -164,14 +199,7 @@ class FieldBracket(Estimator):
         model = self.model
         model._check(x, condition)
         with torch.no_grad(), evaluating(model), seeded(seed, model.device):
-            path = FieldPath(model.machine(None, 1), 1)
-            log_w, _ = forward(path, gibbs, self.betas, num_samples)
-            if model.exact:
-                start = path.machine.sample(num_samples)
-            else:
-                start = model.annealed(num_samples, None)[1]
-                for _ in range(BURN_IN):
-                    start = path.machine.draw_visible(path.machine.draw_hidden(start))
-            back = reverse(path, gibbs, self.betas, start[:, None])
-            log_f = path.machine.log_f(model._flat(x)) - path.machine.log_base_mass()
+            log_w, back = anneal_both_ways(model, self.betas, num_samples)
+            machine = model.machine(None, 1)
+            log_f = machine.log_f(model._flat(x)) - machine.log_base_mass()
             return energy_bracket(log_f, log_w, back, model.exact)
