@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := passive
 STAMP := $(VENV)/.stamp
 
-.PHONY: bench test test-long ci lint zoo zoo-ci toys mnist tables mutants calibrate checks check-full coverage fuzz torture clean
+.PHONY: bench test test-long ci lint zoo zoo-ci toys mnist tables example mutants calibrate checks check-full coverage fuzz torture clean
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -91,6 +91,10 @@ checks: $(STAMP)
 ## tables: write the README's tables from the committed records
 tables: $(STAMP)
 	$(BIN)/python benchmarks/readme_tables.py
+
+## example: the committed example report and its picture, from the committed records (the picture wants chromium)
+example: $(STAMP)
+	$(BIN)/python benchmarks/example.py
 
 clean:
 	rm -rf $(VENV) runs
