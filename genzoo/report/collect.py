@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from genzoo import student
 from genzoo.errors import RunError
-from genzoo.records import CellFolder, RunRecord, find_cells
+from genzoo.records import TRACE, CellFolder, RunRecord, find_cells
+from genzoo.report.repeats import told_apart
 
 State = Literal["ranked", "infinite", "estimate", "bug", "no number"]
 Arrays = Mapping[str, NDArray[Any]]
 
-UNUSED = ("each_", "trace_")  # large, and not drawn: not kept
+UNUSED = ("each_", TRACE)  # large, and drawn once at most: not kept
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Entry:
     def arrays(self) -> Arrays:
         """What `arrays.npz` holds, but for `UNUSED`; empty when it is missing or broken (`problem` says so)."""
         return self._loaded[0]
+
+    def traces(self) -> Arrays:
+        """What the model traced, by the names it gave; read anew."""
+        held = self.folder.arrays() if self.arrays else {}
+        return {name.removeprefix(TRACE): array for name, array in held.items() if name.startswith(TRACE)}
 
     @property
     def problem(self) -> str:
@@ -212,7 +218,7 @@ def collect(runs: Sequence[Path]) -> list[Group]:
     for entry in _entries(runs):
         record = entry.record
         if record.status == "ok":
-            group = groups.setdefault(_key(record), Group(record.dataset, record.protocol, record.split))
+            group = groups.setdefault(protocol_key(record), Group(record.dataset, record.protocol, record.split))
             _place(group, entry)
         else:
             homeless.append(entry)
@@ -260,16 +266,17 @@ def _entries(runs: Sequence[Path]) -> list[Entry]:
                 continue
             seen.add(folder.path.resolve())
             entries.append(Entry(folder, folder.record))
-            read = {_key(folder.record)}
+            read = {protocol_key(folder.record)}
             for number, reading in enumerate(folder.readings(), start=folder.record.reading + 1):
                 known = {key: value for key, value in reading.items() if key in names}
                 record = dataclasses.replace(folder.record, **{"reading": number, **known})
-                entries.append(Entry(folder, record, first=_key(record) not in read))
-                read.add(_key(record))
-    return entries
+                entries.append(Entry(folder, record, first=protocol_key(record) not in read))
+                read.add(protocol_key(record))
+    return told_apart(entries)
 
 
-def _key(record: RunRecord) -> str:
+def protocol_key(record: RunRecord) -> str:
+    """What results must share to be comparable: the data side of the number."""
     return json.dumps([record.dataset, record.protocol, record.split], sort_keys=True)
 
 
@@ -298,7 +305,7 @@ def _model(record: RunRecord) -> str:
 def _house(groups: dict[str, Group], entry: Entry) -> None:
     """A failed cell goes to its protocol; one that failed before it had any, to a group of its data set."""
     record = entry.record
-    key = _key(record)
+    key = protocol_key(record)
     if key not in groups and not record.protocol:
         key = next((k for k, group in groups.items() if group.dataset == record.dataset), key)
     groups.setdefault(key, Group(record.dataset, record.protocol, record.split)).failed.append(entry)

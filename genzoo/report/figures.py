@@ -40,7 +40,8 @@ VIRIDIS = np.array(
 INK = (74, 134, 204)  # legible on white and on near-black
 CANVAS = 280
 SEPARATOR = 112  # between tiles: seen beside black and white
-MAX_SIDE, MAX_TILES = 1024, 64
+MAX_SIDE, MAX_TILES, LEAST_TILES = 1024, 64, 9
+SHEET = 2**16  # pixels of a sheet of images, colours counted
 DASH = 5.0
 
 
@@ -160,19 +161,30 @@ def extent(grid_x: Array | None, grid_y: Array | None, points: Array | None) -> 
     return (x_low, x_high, y_low, y_high) if sound else None
 
 
-def scatter(points: Array | None, window: Extent | None, alt: str) -> Image | None:
+def scatter(points: Array | None, window: Extent | None, alt: str, side: int = CANVAS) -> Image | None:
     """Points `(m, 2)` as dots of two pixels on a transparent ground; those outside the window are counted in words."""
     if points is None or window is None or points.ndim != 2 or points.shape[1] != 2 or not len(points):
         return None
-    pixels, outside = _dots(points, window)
+    pixels, outside = _dots(points, window, side)
     return image(pixels, f"{alt}, {outside} of {len(points)} outside the window" if outside else alt)
 
 
-def tiles(images: Array | None, levels: int | None, alt: str, span: tuple[float, float] | None = None) -> Image | None:
-    """The first 64 of images `(m, c, h, w)`, c 1 or 3, as a grid; codes 0..levels-1, or real values over `span`."""
+def tiles(
+    images: Array | None,
+    levels: int | None,
+    alt: str,
+    span: tuple[float, float] | None = None,
+    across: int | None = None,
+) -> Image | None:
+    """The first of images `(m, c, h, w)`, c 1 or 3, as a grid; codes 0..levels-1, or real values over `span`.
+
+    64 of them, or of large ones 9 and more, so that a page stays small; `across` in a row, None for a square.
+    """
     if images is None or not _are_images(images):
         return None
-    return image(_sheet(images[:MAX_TILES], levels, span), alt)
+    most = min(MAX_TILES, max(LEAST_TILES, math.isqrt(SHEET // images[0].size) ** 2))
+    told = alt if len(images) <= most else f"{alt}, the first {most} of {len(images)}"
+    return image(_sheet(images[:most], levels, span, across), told)
 
 
 def samples_png(samples: Array, levels: int | None, across: int | None = None) -> bytes:
@@ -198,17 +210,17 @@ def samples_png(samples: Array, levels: int | None, across: int | None = None) -
     return png((255 * (1 - cover) + pixels[..., :3] * cover).round().astype(np.uint8))
 
 
-def _dots(points: Array, window: Extent) -> tuple[NDArray[np.uint8], int]:
+def _dots(points: Array, window: Extent, side: int = CANVAS) -> tuple[NDArray[np.uint8], int]:
     """RGBA pixels of points `(m, 2)`, and how many of them lie outside the window (or are NaN)."""
     x_low, x_high, y_low, y_high = window
     shares = (points.astype(np.float64) - (x_low, y_low)) / (x_high - x_low, y_high - y_low)
     inside = ((shares >= 0) & (shares <= 1)).all(axis=1)
-    column, row = (shares[inside] * (CANVAS - 2)).astype(int).T
-    hits = np.zeros((CANVAS, CANVAS))
+    column, row = (shares[inside] * (side - 2)).astype(int).T
+    hits = np.zeros((side, side))
     for right in (0, 1):
         for up in (0, 1):
             np.add.at(hits, (row + up, column + right), 1)
-    pixels = np.empty((CANVAS, CANVAS, 4), np.uint8)
+    pixels = np.empty((side, side, 4), np.uint8)
     pixels[..., :3] = INK
     pixels[..., 3] = np.flipud(255 * (1 - 0.35**hits)).astype(np.uint8)
     return pixels, len(points) - int(inside.sum())

@@ -13,6 +13,7 @@ from genzoo.report.grids import Grid, Text, grid, in_units
 from genzoo.report.leagues import Match
 from genzoo.report.pairs import pair_table
 from genzoo.report.pictures import Pictures, pictures
+from genzoo.report.strips import Gallery, galleries
 from genzoo.report.table import READINGS, Table, failures, metrics, protocol_line, results, terms
 from genzoo.report.units import UNITS, Unit
 from genzoo.report.verdict import verdict
@@ -38,6 +39,7 @@ class Section:
     protocol: str
     league: Grid
     pictures: Pictures | None
+    galleries: list[Gallery]
     curves: Curves | None
     ladder: tightness.Ladder | None
     anatomy: list[anatomy.Bars]
@@ -85,6 +87,7 @@ def section(
         protocol=protocol_line(group),
         league=league,
         pictures=pictures(group, drawn),
+        galleries=galleries(group, drawn),
         curves=curves(group, colours),
         ladder=tightness.ladder(group, colours),
         anatomy=anatomy.drawings(group, colours),
