@@ -1,7 +1,7 @@
 """The kit's full level over every registered model, or over those named: `make check-full`, or
 `python benchmarks/check_full.py MODEL...`, which renews their part of the receipt.
 
-Writes `results/check_full.json` after each model, and exits 1 when one has no clean receipt.
+Writes `results/check_full.json` after each model, with the commit it ran at, and exits 1 when one has no clean receipt.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from genzoo.provenance import commit
 from genzoo.registry import load_registry
 from genzoo.testing import kit
 
@@ -28,7 +29,7 @@ def main(names: list[str]) -> int:
         for result in receipt.results:
             if result.outcome == "failed":
                 print(f"    {result.name}: {result.message}", flush=True)
-        receipts[name] = receipt.as_json()
+        receipts[name] = receipt.as_json() | {"commit": commit()}
         RECEIPT.write_text(json.dumps(receipts, indent=1, sort_keys=True) + "\n")
     return 0 if all(receipt["ok"] for receipt in receipts.values()) else 1
 

@@ -12,13 +12,24 @@ from pathlib import Path
 from genzoo.building import Blueprint, load_reference
 from genzoo.cells import DATA, PROGRESS, last_progress, pick_device, run_cell, tidy
 from genzoo.config import Budget, Reference
-from genzoo.errors import CapabilityError, DataError, PlanError, PluginError, RunError, WorkerDied, WorkerHung
+from genzoo.errors import (
+    CapabilityError,
+    DataError,
+    PlanError,
+    PluginError,
+    ProvenanceError,
+    RunError,
+    WorkerDied,
+    WorkerHung,
+)
 from genzoo.executors import LocalExecutor
 from genzoo.liveness import Pulse
 from genzoo.locking import locked
 from genzoo.plan import Cell, Plan
+from genzoo.provenance import require_clean
 from genzoo.records import RunRecord, find_cells, remove_temporaries, write_bytes
 from genzoo.registry import load_registry
+from genzoo.report.notebook import runs_html, runs_text
 from genzoo.spec import Dataset
 
 POLL_SECONDS = 0.5
@@ -41,6 +52,20 @@ class CellState:
     status: str
     progress: dict[str, object]
     record: RunRecord | None = None
+
+
+class Results(list[CellState]):
+    """What a bench gives: the state of each cell. Printed, and in a notebook, it is the verdicts and tables of their
+    records."""
+
+    def __repr__(self) -> str:
+        return runs_text(self._folders()) if self else "<Results: no cells>"
+
+    def _repr_html_(self) -> str:
+        return runs_html(self._folders()) if self else "<p>no cells</p>"
+
+    def _folders(self) -> list[Path]:
+        return [state.cell.folder for state in self]
 
 
 Watch = Callable[[Sequence[CellState]], None]
@@ -156,6 +181,7 @@ def run(
     watch: Watch | None = None,
     executor: Executor | None = None,
     hang_seconds: float = HANG_SECONDS,
+    clean: bool = False,
 ) -> list[CellState]:
     """Run every cell of `plan` that `folder` does not hold yet; failed cells are run again.
 
@@ -167,9 +193,11 @@ def run(
         watch: called before the first cell, about twice a second, and when a cell ends.
         executor: anything with `submit`; None for local processes.
         hang_seconds: a local worker without a sign of life for this long is killed, and its cell has failed; 0: never.
+        clean: refuse code, and results kept from an earlier run, that no commit holds.
 
     Raises:
         PlanError: the folder holds another plan.
+        ProvenanceError: `clean`, and the checkout or a kept result is not.
         LockedError: another bench is running in the folder.
         StorageError: the disk is full, or the folder cannot be written.
         KeyboardInterrupt: says what is finished.
@@ -180,6 +208,9 @@ def run(
     cells = [cell.model_copy(update={"notes": tuple(notes)}) for cell in cells]
     if folder.exists() and not folder.is_dir():
         raise PlanError(f"cannot run in {folder}: expected a folder; it is a file")
+    if clean:
+        require_clean()
+        _require_clean_results(cells)
     with locked(folder):
         _claim(plan, folder)
         states = {cell.name: _state(cell) for cell in cells}
@@ -201,6 +232,17 @@ def run(
         if own:
             pool.shutdown()
     return list(states.values())
+
+
+def _require_clean_results(cells: Sequence[Cell]) -> None:
+    """ProvenanceError, naming the first, unless what earlier runs have left was made from a commit."""
+    for cell in cells:
+        record = _finished(cell)
+        if record is not None and record.status == "ok" and (record.commit or "-dirty").endswith("-dirty"):
+            raise ProvenanceError(
+                f"expected {cell.folder} to be made from a commit; its record says {record.commit or 'none'}: remove "
+                "the folder, and it is trained again, or run without --clean"
+            )
 
 
 def _claim(plan: Plan, folder: Path) -> None:

@@ -10,6 +10,7 @@ GenzooError                     exit code 1
 │   ├── RunError                a run folder, record or checkpoint that cannot be read
 │   ├── StorageError            a file that cannot be written: disk full, read-only; also an OSError
 │   ├── LockedError             a folder that another process writes to
+│   ├── ProvenanceError         a result to be committed whose code no commit holds
 │   └── CapabilityError         this model, kind or data cannot do what was asked
 ├── InputError                  a tensor of the wrong shape, dtype or device given to a model
 ├── NumericsError               NaN or infinity where training or evaluation met it
@@ -109,6 +110,10 @@ class StorageError(UsageError, OSError):
 
 class LockedError(UsageError):
     """A folder that another process writes to."""
+
+
+class ProvenanceError(UsageError):
+    """A result that is to be committed, made by code that no commit holds."""
 
 
 class InputError(GenzooError, ValueError):
