@@ -459,10 +459,15 @@ def test_names_cannot_inject(run: Path, page: str) -> None:
 
 
 def test_csv_holds_rows_and_no_formula() -> None:
-    row = dict.fromkeys(ROW_KEYS) | {"model": "=HYPERLINK()", "nll": -1.5, "terms": {"kl": 1.0}}
+    row = dict.fromkeys(ROW_KEYS) | {
+        "model": "\t=HYPERLINK()",
+        "dataset": "a\x1b[31m",
+        "nll": -1.5,
+        "terms": {"kl": 1.0},
+    }
     lines = formats.csv_text([row]).splitlines()
     assert lines[0] == ",".join(ROW_KEYS)
-    assert lines[1].startswith("'=HYPERLINK(),,,,-1.5,")
+    assert lines[1].startswith(r"'=HYPERLINK(),a\x1b[31m,,,-1.5,")
     assert '"{""kl"": 1.0}"' in lines[1]
 
 

@@ -20,11 +20,11 @@ from genzoo.text import plain
 )
 @click.option(
     "--view",
-    type=click.Choice(["results", "pairs", "frontier", "published", "floors"]),
+    type=click.Choice(["results", "pairs", "frontier", "published", "floors", "changes"]),
     default="results",
     show_default=True,
-    help="The table: results, all pairs of models, bound and cost, published values, or floor and ceiling. The page "
-    "has all.",
+    help="The table: results, all pairs of models, bound and cost, published values, floor and ceiling, or what "
+    "changed from the first RUN to the others. The page has all.",
 )
 @click.option("--match", type=click.Choice(MATCHES), help="Leagues of models at equal steps, seconds or parameters.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="Write to PATH, and print it.")
@@ -33,6 +33,10 @@ def command(runs: tuple[Path, ...], form: str, view: str, match: str | None, out
 
     The page goes to report.html in the first RUN, and its path is printed; md, csv, tex and json go to stdout; pdf, the
     figures alone for a paper, goes to figures.pdf in the first RUN.
+
+    Several runs are merged: cells of one protocol are ranked together, those of others stand apart. What two runs both
+    hold is compared: how the bound changed, paired over the points in common, and which settings differ. A copy of a
+    cell counts once; another result of one is labelled with its run, and is not another seed.
     """
     if match is not None and view != "results":
         raise UsageError(f"--match {match} is a view of its own: leave out --view {view}")

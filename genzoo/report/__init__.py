@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genzoo.records import finite, row, write_bytes
-from genzoo.report import floors, formats, frontier, leagues, published
+from genzoo.report import change_tables, floors, formats, frontier, leagues, published
+from genzoo.report.changes import Comparison, comparisons, demanded
 from genzoo.report.collect import Group, collect
 from genzoo.report.matrix import matrix, of_groups
 from genzoo.report.numbers import typeset
@@ -49,6 +50,8 @@ VIEWS: dict[str, View] = {
         for match in leagues.MATCHES
     },
 }
+CHANGES = "changes"
+"""The view of several runs: what changed from the first to each other."""
 BESIDE = ("published", "floors", "pairs", "frontier")
 """What stands under the results in markdown."""
 
@@ -70,10 +73,12 @@ def write(runs: Sequence[Path], path: Path, view: str = "results") -> Path:
 
 
 def render(runs: Sequence[Path], format: str, view: str = "results") -> str:
-    """The report of `runs` as text, in one of `FORMATS`; `view`: the results, or one of `VIEWS`.
+    """The report of `runs` as text, in one of `FORMATS`; `view`: the results, one of `VIEWS`, or what changed.
 
     The page shows everything, but leagues only where they are the view.
     """
+    if view == CHANGES:
+        demanded(runs)
     if format == "html":
         from genzoo.report.page import page  # here: only the page needs jinja2
 
@@ -83,12 +88,16 @@ def render(runs: Sequence[Path], format: str, view: str = "results") -> str:
         if format == "json":
             return formats.json_text(made)
         return formats.csv_text(made) if view == "results" else formats.csv_text(made, [*made[0]] if made else [])
-    form = formats.markdown if format == "md" else formats.tex
-    return _sections(collect(runs), form, format == "md", view)
+    form, headings = (formats.markdown, True) if format == "md" else (formats.tex, False)
+    told = _changes(comparisons(runs), form, headings) if view == CHANGES or (view == "results" and headings) else []
+    return "\n\n".join([*told, *(_sections(collect(runs), form, headings, view) if view != CHANGES else [])])
 
 
 def view_rows(runs: Sequence[Path], view: str) -> list[dict[str, Any]]:
-    """One mapping a pair of models, a model and cost, or a model of a league, by `view`; free of NaN."""
+    """One mapping a pair of models, a model and cost, a model of a league, or a cell of two runs, by `view`; free of
+    NaN."""
+    if view == CHANGES:
+        return [finite(row) for comparison in comparisons(runs) for row in change_tables.rows(comparison)]
     return [finite(row) for group in collect(runs) for row in VIEWS[view].rows(group)]
 
 
@@ -113,7 +122,19 @@ def terminal(runs: Sequence[Path], console: Console) -> None:
         formats.print_table(cells, console)
 
 
-def _sections(groups: Sequence[Group], form: Callable[[Table], str], headings: bool, view: str) -> str:
+def _changes(found: Sequence[Comparison], form: Callable[[Table], str], headings: bool) -> list[str]:
+    blocks = []
+    for comparison in found:
+        title, said = change_tables.heading(comparison), " ".join(change_tables.sentences(comparison))
+        blocks += (
+            [f"## {formats.escape_markdown(title)}", formats.escape_markdown(said)] if headings else [f"% {title}"]
+        )
+        tables = (change_tables.table(comparison), change_tables.settings(comparison))
+        blocks += [form(table) for table in tables if table is not None]
+    return blocks
+
+
+def _sections(groups: Sequence[Group], form: Callable[[Table], str], headings: bool, view: str) -> list[str]:
     blocks = []
     for group in groups:
         said = verdict(group)
@@ -131,4 +152,4 @@ def _sections(groups: Sequence[Group], form: Callable[[Table], str], headings: b
                 blocks.extend([f"### {each.title}", form(table)] if headings else [form(table)])
     if view == "results" and (cells := matrix(of_groups(groups))) is not None:
         blocks.extend(["## Cells", form(cells)] if headings else [form(cells)])
-    return "\n\n".join(blocks)
+    return blocks

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from genzoo.records import ROW_KEYS
 from genzoo.report.numbers import typeset
 from genzoo.report.table import Row, Table
+from genzoo.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 GAP = 2
+FORMULA = frozenset("=+-@")
+"""What a spreadsheet would run a cell of CSV for."""
 STYLES = {"model": "", "seed": "dim", "reading": "dim", "failed": "red"}
 MARKDOWN = re.compile(r"[\\`*_\[\]<>|~&$]")
 TEX = {
@@ -134,6 +137,7 @@ def json_text(rows: Sequence[Mapping[str, Any]]) -> str:
 def _csv_cell(value: object) -> object:
     if isinstance(value, (dict, list)):
         return json.dumps(value, sort_keys=True)
-    if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"}:
-        return f"'{value}"  # a spreadsheet would run it as a formula
+    if isinstance(value, str):
+        text = plain(value)
+        return f"'{text}" if text[:1] in FORMULA else text
     return value

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from genzoo.errors import PlanError
+from genzoo.plan import ALL, Plan
 from genzoo.records import RunRecord
 from genzoo.report.collect import Entry
 from genzoo.report.numbers import count
@@ -29,6 +31,18 @@ def command(run: Path, records: Sequence[RunRecord]) -> str:
     seeds = max(record.seed for record in own or records) + 1
     parts = ["genzoo", "bench", "-m", ",".join(models), "-d", ",".join(data), "--seeds", str(seeds)]
     return shlex.join([*parts, *(["--budget", budgets[0]] if len(budgets) == 1 and budgets[0] else []), "-o", AGAIN])
+
+
+def unrun(run: Path) -> int:
+    """How many cells of a run's plan have no record yet; 0 where that cannot be told."""
+    try:
+        plan = Plan.read(run / "plan.toml")
+    except PlanError:
+        return 0
+    if ALL in plan.models:  # which plugins were installed is not on record
+        return 0
+    cells = len(plan.models) * len(plan.datasets) * len(plan.seeds)
+    return max(0, cells - sum(1 for _ in (run / "cells").glob("*/record.json")))
 
 
 def provenance(records: Sequence[RunRecord]) -> list[tuple[str, str]]:

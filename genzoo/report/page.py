@@ -18,14 +18,15 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from genzoo.report import embedded, figures
+from genzoo.report import change_tables, embedded, figures
+from genzoo.report.changes import Comparison, comparisons
 from genzoo.report.collect import collect
 from genzoo.report.figures import Image
 from genzoo.report.grids import Grid, Text, grid
 from genzoo.report.leagues import Match
 from genzoo.report.matrix import matrix, of_groups
 from genzoo.report.numbers import typeset
-from genzoo.report.origins import cells, command, provenance
+from genzoo.report.origins import cells, command, provenance, unrun
 from genzoo.report.ratio import ratio_bar
 from genzoo.report.sections import Section, section
 from genzoo.report.table import entries_in_order
@@ -38,12 +39,33 @@ POLICY = (
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What changed from one run to another."""
+
+    title: str
+    sentences: list[str]
+    table: Grid | None
+    settings: Grid | None
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> Changes:
+        """As the page shows it."""
+        return cls(
+            change_tables.heading(comparison),
+            change_tables.sentences(comparison),
+            grid(lambda unit: change_tables.table(comparison, unit)),
+            grid(lambda _: change_tables.settings(comparison)),
+        )
+
+
+@dataclass(frozen=True)
 class Page:
     """The whole report."""
 
     title: str
     subtitle: str
     matrix: Grid | None
+    changes: list[Changes]
     sections: list[Section]
     remarks: list[Text]
     bar: Image | None
@@ -79,21 +101,24 @@ def view(runs: Sequence[Path], match: Match | None = None) -> Page:
     colours = {label: number % COLOURS for number, label in enumerate(labels)}
     sections = [section(group, number, colours, groups, match) for number, group in enumerate(groups, start=1)]
     entries = [entry for group in groups for entry in entries_in_order(group)]
-    records = [entry.record for entry in entries]
+    records, stored = [entry.record for entry in entries], [entry.folder.record for entry in entries]
     ends = Counter(entry.record.status for group in groups for entry in group.failed)
     ok = len({entry.folder.path for entry in entries}) - ends.total()
     counted = [f"{_plural(ok, 'cell')} evaluated", *(f"{_plural(n, 'cell')} {end}" for end, n in sorted(ends.items()))]
+    if rest := sum(unrun(run) for run in runs):
+        counted.append(f"{_plural(rest, 'cell')} of the plan not yet run")
     mapped = any(each.pictures and each.pictures.top for each in sections)
     remarks = _in_common(sections)
     return Page(
         title=f"genzoo: {', '.join(labels)}" if labels else "genzoo",
         subtitle=", ".join(counted),
         matrix=grid(lambda _: matrix(of_groups(groups))),
+        changes=[Changes.of(comparison) for comparison in comparisons(runs)],
         sections=[dataclasses.replace(each, says=[s for s in each.says if s not in remarks]) for each in sections],
         remarks=remarks,
         bar=figures.colour_bar() if mapped else None,
         ratio_bar=ratio_bar() if any(each.pictures and each.pictures.reach for each in sections) else None,
-        commands=list(dict.fromkeys(plain(command(run, records)) for run in runs)),
+        commands=list(dict.fromkeys(plain(command(run, stored)) for run in runs)),
         provenance=provenance(records),
         cells=grid(lambda _: cells(entries)),
         records=embedded.data(records),
