@@ -162,11 +162,27 @@ def _chart(placed: Sequence[tuple[str, float, float, bool]], colours: dict[str, 
     return Chart(
         tuple(spots),
         " ".join(f"{x},{y}" for x, y in corners),
-        tuple((across(math.log10(value)), text) for value, text in log_ticks(10**left, 10**right)),
+        spaced([(across(math.log10(value)), text) for value, text in log_ticks(10**left, 10**right)]),
         tuple((down(value), text) for value, text in ticks(low, high)),
         x_label,
         alt,
     )
+
+
+def spaced(ticks: Sequence[tuple[float, str]], digit: float = 8.0, gap: float = 8.0) -> tuple[tuple[float, str], ...]:
+    """Ticks `(position, text)` from the left, without the text of those that would touch the one before.
+
+    >>> spaced([(0, "100"), (20, "200"), (40, "300")])
+    ((0, '100'), (20, ''), (40, '300'))
+    """
+    shown: list[tuple[float, str]] = []
+    end = -math.inf
+    for x, text in ticks:
+        half = digit * len(text) / 2
+        fits = x - half >= end + gap
+        shown.append((x, text if fits else ""))
+        end = x + half if fits else end
+    return tuple(shown)
 
 
 def _padded(values: Sequence[float], least: float) -> tuple[float, float]:

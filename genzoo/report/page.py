@@ -73,7 +73,7 @@ class Page:
     commands: list[str]
     provenance: list[tuple[str, str]]
     cells: Grid | None
-    records: str
+    records: Markup
 
 
 def page(runs: Sequence[Path], match: Match | None = None) -> str:
@@ -121,7 +121,7 @@ def view(runs: Sequence[Path], match: Match | None = None) -> Page:
         commands=list(dict.fromkeys(plain(command(run, stored)) for run in runs)),
         provenance=provenance(records),
         cells=grid(lambda _: cells(entries)),
-        records=embedded.data(records),
+        records=Markup(embedded.data(records)),
     )
 
 

@@ -12,8 +12,9 @@ from genzoo.report.figures import Image, image
 REACH = 1.0
 """Nats at the ends of the colour scale."""
 SEEN = 0.01
-"""Share of the truth's largest density below which, in both, a place is left grey: there the ratio says nothing."""
-GREY = (128, 128, 128)
+"""Share of the truth's largest density below which, in both, a place is left empty: there the ratio says nothing."""
+SHADES = 64
+"""Few, so that the picture stays small."""
 COLOURS = np.array([(30, 84, 160), (120, 170, 215), (245, 245, 242), (235, 150, 110), (170, 40, 34)], dtype=np.float64)
 """Blue to red, linear between them."""
 
@@ -25,8 +26,10 @@ def ratio_map(truth: NDArray[Any] | None, model: NDArray[Any] | None, alt: str) 
     p, q = (np.nan_to_num(logs.astype(np.float64), nan=-np.inf) for logs in (truth, model))
     with np.errstate(invalid="ignore"):
         share = (np.clip(np.nan_to_num(p - q, posinf=REACH, neginf=-REACH), -REACH, REACH) + REACH) / (2 * REACH)
-    pixels = diverging(share)
-    pixels[np.maximum(p, q) < p.max() + np.log(SEEN)] = GREY
+    pixels = np.empty((*p.shape, 4), np.uint8)
+    pixels[..., :3] = diverging((share * SHADES).round() / SHADES)
+    pixels[..., 3] = np.where(np.maximum(p, q) < p.max() + np.log(SEEN), 0, 255)
+    pixels[pixels[..., 3] == 0] = 0
     return image(np.flipud(pixels), alt)
 
 

@@ -17,7 +17,9 @@ from genzoo.report.table import Column, Row, Table
 from genzoo.report.units import NATS, Unit, in_unit
 from genzoo.text import plain
 
-NAME, MOST = 80, 40
+NAME, LABEL, MOST = 80, 46, 40
+RUNG = 32.0
+"""From one bound to the next, in the drawing: its name stands above it."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Ladder:
     alt: str
     height: int
     width: int = 480
-    left: int = 200
-    right: int = 468
+    left: int = 8
+    right: int = 472
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,8 @@ def ladder(group: Group, colours: dict[str, int]) -> Ladder | None:
 
     marks = tuple(
         Mark(
-            plain(f"{reading.label}: {_short(reading.record)}", 34) + (" \u2192" if value > high else ""),
-            18.0 + 20 * i,
+            plain(f"{reading.label}: {_short(reading.record)}", LABEL) + (" \u2192" if value > high else ""),
+            RUNG * (i + 1) - 6,
             across(value),
             across(value - error),
             across(value + error),
@@ -148,7 +150,7 @@ def ladder(group: Group, colours: dict[str, int]) -> Ladder | None:
         f"{mark.label} {value:.4f}" for mark, (value, _) in zip(marks, values, strict=True)
     )
     place = None if truth is None else across(truth)
-    return Ladder(marks, x_ticks, place, alt, height=int(18 + 20 * len(marks)))
+    return Ladder(marks, x_ticks, place, alt, height=int(RUNG * len(marks) + 6))
 
 
 def _middle(edges: list[float]) -> float:
