@@ -40,8 +40,8 @@ VIRIDIS = np.array(
 INK = (74, 134, 204)  # legible on white and on near-black
 CANVAS = 280
 SEPARATOR = 112  # between tiles: seen beside black and white
-MAX_SIDE, MAX_TILES, LEAST_TILES = 1024, 64, 9
-SHEET = 2**16  # pixels of a sheet of images, colours counted
+MAX_SIDE, MAX_TILES, LEAST_TILES = 1024, 64, 4
+SHEET, SHEETS = 2**16, 2**20  # pixels of a sheet of images, and of all sheets of a data set, colours counted
 DASH = 5.0
 
 
@@ -175,14 +175,15 @@ def tiles(
     alt: str,
     span: tuple[float, float] | None = None,
     across: int | None = None,
+    budget: int = SHEET,
 ) -> Image | None:
     """The first of images `(m, c, h, w)`, c 1 or 3, as a grid; codes 0..levels-1, or real values over `span`.
 
-    64 of them, or of large ones 9 and more, so that a page stays small; `across` in a row, None for a square.
+    64 of them, or as many as `budget` pixels hold, colours counted, but 4; `across` in a row, None for a square.
     """
     if images is None or not _are_images(images):
         return None
-    most = min(MAX_TILES, max(LEAST_TILES, math.isqrt(SHEET // images[0].size) ** 2))
+    most = min(MAX_TILES, max(LEAST_TILES, math.isqrt(budget // images[0].size) ** 2))
     told = alt if len(images) <= most else f"{alt}, the first {most} of {len(images)}"
     return image(_sheet(images[:most], levels, span, across), told)
 

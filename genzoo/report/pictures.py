@@ -85,10 +85,11 @@ def _images(group: Group, drawn: Sequence[Standing]) -> Pictures | None:
     levels, name = group.first_record.levels, plain(group.dataset)
     reference = next((held["reference"] for held in arrays if "reference" in held), None)
     span = None if reference is None or levels else figures.value_span(reference)
-    sheets = [("test data", "", figures.tiles(reference, levels, f"test images of {name}", span))]
+    budget = max(figures.SHEET, figures.SHEETS // (len(drawn) + 1))  # so that a page of many models stays small
+    sheets = [("test data", "", figures.tiles(reference, levels, f"test images of {name}", span, budget=budget))]
     for standing, held in zip(drawn, arrays, strict=True):
         label = plain(standing.label, 80)
-        sheet = figures.tiles(held.get("samples"), levels, f"samples of {label} on {name}", span)
+        sheet = figures.tiles(held.get("samples"), levels, f"samples of {label} on {name}", span, budget=budget)
         sheets.append((label, f"samples{_seed(standing)}", sheet))
     panels = [
         Panel(title, caption, None, sheet, model=title if caption else "") for title, caption, sheet in sheets if sheet

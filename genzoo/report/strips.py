@@ -75,8 +75,8 @@ KINDS = {
     "reverse": Kind("noise to samples", "draws on one path of the learned reverse process", "t = {:g}"),
     "layers": Kind(
         "noise to samples, layer by layer",
-        "draws after each layer that mixes dimensions, the layers still to come left out",
-        "{:g}",
+        "draws after each layer that mixes dimensions, the layers still to come left out; layer 0 is the noise",
+        "layer {:g}",
     ),
     "interpolation": Kind(
         "from code to code", "decoded on the straight way from one test example's code to the next one's", "{:.2f}"
