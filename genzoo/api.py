@@ -81,7 +81,29 @@ def forward_process(name: str, spec: DataSpec, *, plugins: Sequence[str | Path] 
 
 
 class Curve(list[Event]):
-    """The training curve: an Event a point."""
+    """The training curve: an Event a point. Printed, and in a notebook, it is the points at which the model was
+    validated."""
+
+    def __repr__(self) -> str:
+        lines = [
+            f"step {step}, {seconds} s: loss {loss}, validation NLL {nll}"
+            for step, seconds, loss, nll in self._validated()
+        ]
+        return "\n".join([f"<Curve: {len(self)} points>", *lines])
+
+    def _repr_html_(self) -> str:
+        from genzoo.report.notebook import table_html  # here: a curve needs no report
+        from genzoo.report.table import Column, Row, Table
+
+        titles = ("step", "seconds", "loss", "validation NLL, nats")
+        return table_html(Table(tuple(map(Column, titles)), tuple(map(Row, self._validated()))))
+
+    def _validated(self) -> list[tuple[str, str, str, str]]:
+        return [
+            (f"{event.step:,}", f"{event.seconds:.3g}", f"{event.loss:.4f}", f"{event.nll:.4f}")
+            for event in self
+            if event.nll is not None
+        ]
 
 
 def fit(

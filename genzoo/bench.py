@@ -182,7 +182,7 @@ def run(
     executor: Executor | None = None,
     hang_seconds: float = HANG_SECONDS,
     clean: bool = False,
-) -> list[CellState]:
+) -> Results:
     """Run every cell of `plan` that `folder` does not hold yet; failed cells are run again.
 
     Args:
@@ -231,7 +231,7 @@ def run(
             raise
         if own:
             pool.shutdown()
-    return list(states.values())
+    return Results(states.values())
 
 
 def _require_clean_results(cells: Sequence[Cell]) -> None:

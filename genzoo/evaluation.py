@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from genzoo.interface import Estimator, GenerativeModel
 from genzoo.likelihood import Kind, LogLikelihood, term_of
 from genzoo.means import MeanResult
 from genzoo.memory import halving
+from genzoo.report.numbers import SIGNS, decimals, fixed, with_error
 from genzoo.seeding import derive_seed
 from genzoo.spec import Dataset, Density
 from genzoo.training import evaluation_index, points_of
@@ -84,6 +86,41 @@ class Evaluation:
         if self.refined is not None:
             return f"NLL {sign} {self.nll:.4f} +- {self.stderr:.4f} nats{bits}{kl} [{self.estimator}: {self.refined}]"
         return f"NLL {sign} {self.nll:.4f} +- {self.stderr:.4f} nats{bits}{kl} [{effort}]"
+
+    def __repr__(self) -> str:
+        """One line: its tensors have as many values as there are points."""
+        return f"<Evaluation: {self}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row a number."""
+        from genzoo.report.notebook import facts_html  # here: an evaluation needs no report
+
+        return facts_html(self._facts(), "evaluation")
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        sign = SIGNS.get(self.kind, "~")
+        lower = "" if self.nll_lower is None else f"; its other end {fixed(self.nll_lower, decimals(self.stderr))}"
+        yield "NLL, nats", f"{sign} {with_error(self.nll, self.stderr)}{lower}"
+        if self.bits_per_dim is not None:
+            yield "bits/dim", f"{sign} {self.bits_per_dim:.4f}"
+        if self.kl is not None:
+            about = "" if sign == "=" else f"{sign} "
+            yield "KL to the truth, nats", f"{about}{with_error(self.kl, self.kl_stderr)}"
+        if self.kl_quadrature is not None:
+            yield "KL by quadrature, nats", fixed(self.kl_quadrature, 4)
+        if self.below_floor:
+            yield "BUG", "below the entropy of the truth by more than 4 paired standard errors"
+        if self.infinite:
+            yield "infinite", f"{self.infinite:,} of {self.points:,} points"
+        for name, error in (("data", self.stderr_data), ("Monte Carlo", self.stderr_mc)):
+            if error is not None:
+                yield f"standard error, {name}", fixed(error, decimals(error))
+        for name, value in self.terms.items():
+            yield f"term {name}, nats", fixed(value, decimals(self.stderr))
+        yield "estimator", f"{self.estimator}, {self.kind}, {self.num_samples:,} draws a point"
+        capped = " (stopped at the time limit)" if self.capped else ""
+        yield "points", f"{self.points:,} of the {self.split} split{capped}"
+        yield "seconds", f"{self.seconds:.3g}"
 
 
 def make_estimator(model: GenerativeModel, name: str | None) -> Estimator:
