@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from genzoo.records import RunRecord
-from genzoo.report.changes import Change, Comparison, Model, differing
+from genzoo.report.changes import Change, Comparison, Model, Outcome, differing
 from genzoo.report.collect import Entry
 from genzoo.report.numbers import NONE, bound, brief, count, decimals, fixed, with_error
 from genzoo.report.pairs import Difference
@@ -47,7 +47,7 @@ def sentences(comparison: Comparison) -> list[str]:
         said.append("A bound that is not exact may have become tighter or looser while the model stayed as it was.")
     if any(not change.paired for change in compared):
         said.append("Unpaired: no test points in common are stored, so that the errors of both add up.")
-    outcomes = (
+    outcomes: tuple[tuple[Outcome, str], ...] = (
         ("copy", "the same record in both runs, a copy: counted once"),
         ("only_before", f"only in {comparison.before}"),
         ("only_after", f"only in {comparison.after}"),
@@ -72,7 +72,9 @@ def table(comparison: Comparison, unit: Unit = NATS) -> Table | None:
     texts = ("data", "model", "NLL is", "what differs")
     rows = [row for model in comparison.models for row in _rows(model, unit)]
     columns = (*titles, "train s", "eval s", "parameters", "what differs")
-    notes = ("change: NLL after less NLL before, paired over the points in common; below 0 is better.",)
+    notes: tuple[str, ...] = (
+        "change: NLL after less NLL before, paired over the points in common; below 0 is better.",
+    )
     if any(model.difference.over_seeds for model in comparison.models):
         notes += ("Of several seeds: the mean of their changes, with s/sqrt(S) over seeds; t(S-1).",)
     return Table(tuple(Column(title, text=title in texts) for title in columns), tuple(rows), notes, header=1)

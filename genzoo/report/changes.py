@@ -155,17 +155,18 @@ def _compare(before: str, after: str, first: dict[Key, list[Entry]], second: dic
 
 def _change(key: Key, first: Sequence[Entry], second: Sequence[Entry]) -> Change:
     if not first or not second:
-        return Change(*key, "only_after" if second else "only_before", *(next(iter(e), None) for e in (first, second)))
+        before, after = (held[-1] if held else None for held in (first, second))
+        return Change(*key, "only_after" if second else "only_before", before, after)
     pairs = [(a, b) for a in first for b in second if protocol_key(a.record) == protocol_key(b.record)]
-    before, after = pairs[-1] if pairs else (first[-1], second[-1])
-    if before.record == after.record:
-        return Change(*key, "copy", before, after)
-    if before.record.status != "ok" or after.record.status != "ok":
-        return Change(*key, "no_number", before, after)
+    a, b = pairs[-1] if pairs else (first[-1], second[-1])
+    if a.record == b.record:
+        return Change(*key, "copy", a, b)
+    if a.record.status != "ok" or b.record.status != "ok":
+        return Change(*key, "no_number", a, b)
     if not pairs:
-        return Change(*key, "other_protocol", before, after)
-    difference, paired = _difference(before, after)
-    return Change(*key, "compared" if difference else "no_number", before, after, difference, paired)
+        return Change(*key, "other_protocol", a, b)
+    difference, paired = _difference(a, b)
+    return Change(*key, "compared" if difference else "no_number", a, b, difference, paired)
 
 
 def _difference(before: Entry, after: Entry) -> tuple[Difference | None, bool]:
