@@ -46,10 +46,10 @@ GRID_SAMPLES = 64
 PATIENCE = 30.0
 """Seconds to wait for the worker of a bench that was killed to end."""
 PROGRESS = "progress.jsonl"
-DATA, EVALUATION, SAMPLING = "data", "evaluation", "sampling"
-"""Stages of a cell, but for training."""
+DATA, TRAINING, EVALUATION, SAMPLING = STAGES = ("data", "training", "evaluation", "sampling")
+"""Stages of a cell, as its progress tells them."""
 LAST_BYTES = 2000
-"""Of the progress file, which grows with the training, only this much is read: a line has some 100."""
+"""Of the progress file, which grows with the training, only this much is read: a line has some 150."""
 
 
 def run_cell(cell: Cell) -> str:
@@ -131,12 +131,15 @@ def _run(cell: Cell, record: RunRecord) -> None:
         total_steps=cell.total_steps,
         liveness=liveness,
     )
-    _log(cell.folder, {"stage": "training"})
+    _log(cell.folder, {"stage": TRAINING})
     told = 0.0
+    valid: dict[str, float | None] = {"nll": None, "nll_step": None}  # the last validation's
     for event in trainer.run():
+        if event.nll is not None:
+            valid = {"nll": event.nll, "nll_step": event.step}
         if event.nll is not None or time.monotonic() - told > TELL_SECONDS:
             told = time.monotonic()
-            _log(cell.folder, {"step": event.step, "total": event.total, "seconds": event.seconds, "nll": event.nll})
+            _log(cell.folder, {"step": event.step, "total": event.total, "seconds": event.seconds, **valid})
     model = trainer.finish()
     record.steps, record.seconds_train = trainer.step, trainer.seconds
     record.training = {**settings.model_dump(mode="json"), "total_steps": trainer.total}

@@ -6,7 +6,7 @@ import contextlib
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,10 @@ from genzoo.cli.options import plugin_option, warn
 from genzoo.config import Reference, split_outside_brackets
 from genzoo.errors import UsageError
 from genzoo.plan import DEFAULT_DATASETS, Cell, EvaluationPlan, Plan
+from genzoo.text import plain
 
-SOME_FAILED = 3
+if TYPE_CHECKING:
+    from genzoo.bench import CellState
 
 
 @click.command()
@@ -40,7 +42,15 @@ SOME_FAILED = 3
     type=click.FloatRange(min=0),
     help="Kill a worker without a sign of life (a step, a network call) for this long; 0: never.  [default: 600]",
 )
+@click.option("--clean", is_flag=True, help="Refuse a checkout with local changes: for results to be committed.")
 @click.option("--dry-run", is_flag=True, help="Say which cells there are and how long they take, and stop.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "json", "none"]),
+    default="auto",
+    show_default=True,
+    help="auto: a live table on a terminal, else lines, on stderr; json: an event a line, and only those, on stdout.",
+)
 @plugin_option
 def command(
     plan_file: Path | None,
@@ -48,14 +58,16 @@ def command(
     jobs: int | None,
     replay: Path | None,
     hang_seconds: float | None,
+    clean: bool,
     dry_run: bool,
+    progress: str,
     plugin_files: tuple[str, ...],
     **flags: Any,
 ) -> int:
     """Train, evaluate and compare models on data sets.
 
     Give a plan file, or models and data sets by flags; flags win over the plan. The same command goes on where an
-    interrupted run stopped.
+    interrupted run stopped. The report is written again as cells end.
 
     \b
     genzoo bench --models vae,flow,ddpm
@@ -67,8 +79,10 @@ def command(
     from rich.console import Console
 
     from genzoo import bench
-    from genzoo.cli.progress import Progress
+    from genzoo.cli.outlook import ended, exit_code
+    from genzoo.cli.progress import display
     from genzoo.report import terminal, write
+    from genzoo.report.live import LivePage
 
     note = None
     if not asked_for_data:
@@ -80,14 +94,25 @@ def command(
     if dry_run:
         trained = [cell for cell in cells if cell.declined is None]
         for cell in trained:
-            click.echo(cell.name)
+            click.echo(plain(cell.name))
         seconds = bench.expected_seconds(plan, len(trained), workers)
         about = "" if seconds is None else f", at most about {seconds / 60:.1f} minutes"
-        click.echo(f"{len(trained)} cells, {workers} at a time{about}, in {folder}", err=True)
+        click.echo(f"{len(trained)} cells, {workers} at a time{about}, in {plain(folder)}", err=True)
         return 0
     if note:
         warn(note)
-    with _terminable(), Progress(len(cells), workers, folder) as progress:
+    page = LivePage(folder)
+
+    def watch(states: Sequence[CellState]) -> None:
+        shown.show(states)
+        done = len(ended(states))
+        try:
+            if done < len(states) and page.update(done):
+                shown.reported(page.path, final=False)
+        except Exception as error:  # the page can be made later; the cells are what takes hours
+            warn(f"the report could not be written, and will be tried again: {plain(error, 200)}")
+
+    with _terminable(), display(progress, workers, folder, plan.budget) as shown:
         states = bench.run(
             plan,
             folder,
@@ -96,13 +121,19 @@ def command(
             plugins=plugin_files,
             replay=replay,
             notes=[note] if note else [],
-            watch=progress.show,
+            watch=watch,
             hang_seconds=bench.HANG_SECONDS if hang_seconds is None else hang_seconds,
+            clean=clean,
         )
-    terminal([folder], Console())
-    path = write([folder], folder / "report.html")
-    click.echo(f"report: {path}")
-    return SOME_FAILED if any(state.status == "failed" for state in states) else 0
+        shown.show(states)
+        shown.finish()
+        if progress != "json":
+            terminal([folder], Console())
+        path = write([folder], page.path)
+        shown.reported(path, final=True)
+        if progress != "json":
+            click.echo(f"report: {plain(path)}")
+    return exit_code(states)
 
 
 def _show_skips(cells: Sequence[Cell]) -> None:
