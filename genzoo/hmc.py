@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genzoo.errors import InputError
 
@@ -206,6 +206,36 @@ def tune(
             second = trail[count // 2 :]
             sizes.append(math.exp(sum(second) / len(second)))
     return StepSizes([betas[index] for index in last], sizes)
+
+
+class StoredSteps(nn.Module):
+    """Step sizes that a model keeps among its buffers, so that its likelihood needs no tuning: tuned once, in a learner's
+    `finish`, they are those of every later call.
+
+    Args:
+        bands: of inverse temperatures, as in `tune`.
+        initial: the size before anything is tuned.
+    """
+
+    edges: Tensor
+    sizes: Tensor
+
+    def __init__(self, bands: int = 10, initial: float = 0.2) -> None:
+        super().__init__()
+        self.register_buffer("edges", torch.linspace(1 / bands, 1, bands, dtype=torch.float64))
+        self.register_buffer("sizes", torch.full((bands,), initial, dtype=torch.float64))
+
+    def forward(self) -> StepSizes:
+        """The sizes as they stand."""
+        return StepSizes(self.edges.tolist(), self.sizes.tolist())
+
+    def tune(
+        self, path: GeometricPath, betas: Sequence[float], leapfrog: int, scale: Tensor | float, chains: int, moves: int
+    ) -> None:
+        """See `tune`; `betas` has at least as many steps as there are bands."""
+        found = tune(path, betas, leapfrog, scale, chains=chains, bands=len(self.sizes), moves=moves)
+        self.edges.copy_(torch.tensor(found.edges, dtype=torch.float64))
+        self.sizes.copy_(torch.tensor(found.sizes, dtype=torch.float64))
 
 
 def _kinetic(momentum: Tensor) -> Tensor:

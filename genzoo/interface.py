@@ -322,6 +322,9 @@ class Estimator(ABC):
     suggested_points: int | None = None
     """Examples that suit it, where the caller names none; None: as many as any other estimator."""
 
+    validated: int | None = None
+    """Most examples on which a training is validated with it, as the model's default; None: as many as any other."""
+
     def start(self, valid: Split, seed: int) -> None:  # noqa: B027
         """Once, before the first call: tune on validation data (log Z, time-step allocation, step sizes)."""
 

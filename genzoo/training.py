@@ -322,10 +322,12 @@ def discard_checkpoints(folder: Path) -> None:
 
 
 def validation_bound(model: GenerativeModel, data: Dataset) -> MeanResult:
-    """The bound on the first points of one permutation of the validation split, with draws common to all calls."""
+    """The bound on the first points of one permutation of the validation split, with draws common to all calls; on
+    fewer where the estimator, whose answers are dear, says so."""
     x, y = validation_points(data)
     y = y if model.spec.classes is not None and y is not None else None
     estimator = next(iter(model.estimators().values()))()
+    x, y = x[: estimator.validated], None if y is None else y[: estimator.validated]
     x, y = _moved(Batch(x, y), model.device)
     result, _ = halving(
         lambda size: estimator.mean(x, VALIDATION_EFFORT, 0, y, batch_size=size), min(estimator.batch_size, len(x))

@@ -74,6 +74,7 @@ class WrappedEstimator(Estimator):
         self.sharper = inner.sharper
         self.suggested_samples = inner.suggested_samples
         self.suggested_points = inner.suggested_points
+        self.validated = inner.validated
         self.wrapper = wrapper
         self.inner = inner
 

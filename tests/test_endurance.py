@@ -155,14 +155,18 @@ x = np.random.default_rng(0)
 spaces = {
     "points": genzoo.load_dataset(x.standard_normal((160, 4)).astype(np.float32)),
     "images": genzoo.load_dataset(x.integers(0, 256, (160, 1, 8, 8)).astype(np.uint8)),
+    "binary": genzoo.load_dataset(x.integers(0, 2, (160, 1, 8, 8)).astype(np.uint8)),
 }
 small = {"flow": {"layers": 1, "hidden": 8, "bins": 4}, "vae": {"hidden": [8], "latents": 2}}
 small |= {name: {"steps": 8, "width": 16, "blocks": 1} for name in ("ddpm", "ddim")}
 small |= {"pyro_vae": {"hidden": [8], "latent": 2}, "pyro_mixture": {"components": 2}}
-small |= {"hvae": {"width": 8, "top": 2, "coarse": 1}}
+small |= {"d3pm": {"width": 16}, "hvae": {"width": 8, "top": 2, "coarse": 1}}
+small |= {name: {"width": 8, "distributions": 10} for name in ("gan", "wgan", "ebm")}
 made = []
 for name in sys.argv[2:]:
     for where, data in spaces.items():
+        if where == "binary" and made and made[-1][0] == name:  # for models that take nothing else
+            continue
         try:
             model = genzoo.build_model(name, data.spec, **small.get(name, {}))
         except genzoo.errors.CapabilityError:  # for images alone
@@ -179,7 +183,7 @@ DRAWS = 6000
 """Draws of each of 16 examples of 64 numbers: 47 MiB in double precision for each tensor that would hold them all."""
 
 
-DEEP = {"ddpm", "ddim", "hvae"}
+DEEP = {"ddpm", "ddim", "d3pm", "hvae"}
 """Models whose draws cost a deep network each."""
 
 

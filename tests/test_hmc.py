@@ -11,7 +11,16 @@ from torch.distributions import Independent, Normal
 
 from genzoo.ais import forward, linear
 from genzoo.errors import InputError
-from genzoo.hmc import ACCEPTANCE, HMC, GeometricPath, SmoothPoint, StepSizes, trajectory, tune
+from genzoo.hmc import (
+    ACCEPTANCE,
+    HMC,
+    GeometricPath,
+    SmoothPoint,
+    StepSizes,
+    StoredSteps,
+    trajectory,
+    tune,
+)
 
 SCALES = torch.tensor([0.05, 1.0, 4.0], dtype=torch.float64)
 
@@ -125,6 +134,20 @@ def test_few_temperatures_have_few_bands() -> None:
     torch.manual_seed(0)
     steps = tune(GeometricPath(normal(3), lambda z: -(z**2).sum(-1)), linear(3), 2, bands=20)
     assert list(steps.edges) == linear(3)[1:]
+
+
+def test_stored_steps_are_those_that_were_tuned() -> None:
+    """Even before they are tuned; afterwards as `tune` finds them, and they travel with the state of a model."""
+    stored, path = StoredSteps(4, 0.3), GeometricPath(normal(3), lambda z: -(z**2).sum(-1))
+    assert [stored()(beta) for beta in (0.0, 0.5, 1.0)] == [0.3, 0.3, 0.3]
+    torch.manual_seed(0)
+    stored.tune(path, linear(8), 2, 1.0, chains=2, moves=6)
+    torch.manual_seed(0)
+    found = tune(path, linear(8), 2, chains=2, bands=4, moves=6)
+    assert (list(stored().edges), list(stored().sizes)) == (list(found.edges), list(found.sizes))
+    other = StoredSteps(4)
+    other.load_state_dict(stored.state_dict())
+    assert other() == StepSizes(stored().edges, stored().sizes)
 
 
 def test_what_leaves_the_finite_numbers_is_rejected() -> None:

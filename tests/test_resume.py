@@ -30,6 +30,7 @@ SMALL = {
     "vae": "hidden=[8],latents=2",
     "ddpm": "steps=8,width=16,blocks=1",
     "ddim": "steps=8,width=16,blocks=1",
+    "d3pm": "width=16,blocks=1",
     "pyro_vae": "hidden=[8],latent=2",
     "pyro_mixture": "components=2",
     "hvae": "width=8,top=2,coarse=1",
@@ -42,16 +43,17 @@ SMALL = {
     "transformer": "width=8,depth=1,heads=2",
     "rbm": "hidden=20,distributions=10,chains=20,method=tempering,temperatures=3",
     "dbn": "hidden=[12,20],distributions=10,chains=20",
-    "ebm": "width=8,blocks=1,grid=60,train_grid=16",
-    "gan": "width=8,latents=2",
-    "wgan": "width=8,latents=2",
+    "ebm": "width=8,blocks=1,grid=60,train_grid=16,distributions=10,chains=20",
+    "gan": "width=8,latents=3,distributions=10",
+    "wgan": "width=8,latents=3,distributions=10",
+    "autoencoder": "hidden=[8],components=4",
 }
 """Options that keep a model small; one that is not here is built with its defaults."""
 ZOO = sorted(load_registry().models)
 DECLINE = {
-    "points": ("hvae", "pixelcnn", "rbm", "dbn", "bernoulli_mixture", "categorical_mixture", "ebm"),
-    "plane": ("hvae", "pixelcnn", "rbm", "dbn", "bernoulli_mixture", "categorical_mixture"),
-    "dynamic": ("ebm",),
+    "points": ("d3pm", "hvae", "pixelcnn", "rbm", "dbn", "bernoulli_mixture", "categorical_mixture"),
+    "plane": ("d3pm", "hvae", "pixelcnn", "rbm", "dbn", "bernoulli_mixture", "categorical_mixture"),
+    "dynamic": (),
 }
 """Which models take no such data; each takes one of the three."""
 

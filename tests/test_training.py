@@ -14,7 +14,7 @@ from torch import Tensor
 from genzoo.building import Blueprint, load_reference
 from genzoo.config import Budget, Reference, TrainSettings
 from genzoo.errors import BudgetError, DataError, NumericsError
-from genzoo.interface import GenerativeModel
+from genzoo.interface import GenerativeModel, ModelEstimator
 from genzoo.registry import load_registry
 from genzoo.spec import Dataset
 from genzoo.state import load_state
@@ -236,6 +236,17 @@ def test_the_best_state_by_validation_is_kept(trainer: Any) -> None:
     nll = [event.nll for event in run.curve if event.nll is not None]
     assert nll[-1] > min(nll) + 0.1  # it did get worse
     assert -validation_bound(run.finish(), run.data).mean == min(nll)
+
+
+def test_a_dear_estimator_is_validated_on_few_points(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the first of those that any other is validated on, behind an adapter too."""
+    model, data = trainer("gaussian").learner.evaluated(), trainer("gaussian").data
+    every = validation_bound(model, data).values
+    monkeypatch.setattr(ModelEstimator, "validated", 3)
+    few = validation_bound(model, data).values
+    assert (len(every), len(few)) == (16, 3)
+    torch.testing.assert_close(few, every[:3])
+    assert next(iter(model.estimators().values()))().validated == 3
 
 
 def test_the_best_state_survives_a_resume(trainer: Any, tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def test_samples_follow_the_probabilities(name: str) -> None:
         ("transformer", (0, 1), 0.02),  # first in the order: exact, binomial error of 4,000 draws 0.008
         ("pixelcnn", (0, 1), 0.02),
         ("transformer", (3, 5), 0.06),  # otherwise by 16 particles, whose bias is of order 1/16
+        ("pixelcnn", (2, 4), 0.06),
         ("made of 3 orders", (0, 4), 0.06),
     ],
 )
@@ -193,6 +194,36 @@ def test_in_painting_against_enumeration(name: str, seen: tuple[int, int], limit
     power = 2 ** torch.arange(5, -1, -1)
     found = torch.bincount((drawn.long() * power).sum(1), minlength=64)[(states[fits].long() * power).sum(1)] / 4000
     assert float((found - expected).abs().max()) < limit
+
+
+def test_in_painting_of_real_data_follows_the_exact_conditional() -> None:
+    """x_2 given x_1 of a transformer whose factors are mixtures of Gaussians: the distribution function at five places,
+    by quadrature of the joint density, against 20,000 draws; a binomial error is at most 0.0035, four are granted."""
+    torch.manual_seed(0)
+    model = stirred(Transformer(DataSpec((2,)), TransformerConfig(width=16, depth=1, heads=2, components=3)))
+    grid = torch.linspace(-12, 12, 4001)
+    joint = model.log_likelihood(torch.stack([torch.full_like(grid, 0.7), grid], 1)).lower.exp()
+    cdf = joint.cumsum(0) / joint.sum()
+    x = torch.tensor([[0.7, 99.0]]).repeat(20_000, 1)
+    drawn = model.sample_given(x, torch.tensor([True, False]), seed=0)
+    assert bool((drawn[:, 0] == 0.7).all())
+    for share in (0.05, 0.25, 0.5, 0.75, 0.95):
+        at = grid[int((cdf < share).sum())]
+        assert abs(float((drawn[:, 1] <= at).double().mean()) - share) < 0.014
+
+
+def test_in_painting_goes_by_the_label() -> None:
+    """The last of three codes given the first two and the label, by enumeration; 8,000 draws, binomial error 0.006."""
+    torch.manual_seed(0)
+    spec = DataSpec((3,), 4, 2)
+    model = stirred(Transformer(spec, TransformerConfig(width=16, depth=1, heads=2)))
+    states = torch.tensor([[2, 1, k] for k in range(4)], dtype=torch.uint8)
+    mask = torch.tensor([True, True, False])
+    for y in (0, 1):
+        expected = model.log_likelihood(states, condition=torch.full((4,), y)).lower.softmax(0)
+        drawn = model.sample_given(states[:1].repeat(8000, 1), mask, seed=y, condition=torch.full((8000,), y))
+        found = torch.bincount(drawn[:, 2].long(), minlength=4) / 8000
+        assert float((found - expected).abs().max()) < 0.025
 
 
 def test_what_they_cannot_do_is_named() -> None:

@@ -34,8 +34,9 @@ NUMBERS = 1 << 20
 """Of all chains held at once, one for each level of a dimension."""
 BATCH = 20
 """Examples scored between two looks at the clock."""
-LARGE, FEW = 256, 100
-"""Above so many dimensions as few examples as FEW suit a bound that costs a chain of network gradients each."""
+LARGE, FEW = 256, (100, 25)
+"""Above so many dimensions so few examples suit a bound that costs a chain of network gradients each: of a test, and of
+a validation."""
 BURN_IN = 100
 MOVES, CHAINS = 5, 500
 
@@ -85,7 +86,7 @@ class AnnealedField(Field):
         """p_0 by the data's marginals; chains begin at p_0."""
         rows = torch.randperm(len(train))[:MARGINALS]
         self.space.initialise(train.batch(rows, torch.Generator().manual_seed(0)).x.to(self.log_z.device))
-        self.chains.copy_(self.path(None, 1).draw(len(self.chains)).z[:, 0])
+        self.chains.copy_(self.path(self._first_label(), 1).draw(len(self.chains)).z[:, 0])
 
     def loss(self, x: Tensor, progress: float, condition: Tensor | None) -> Tensor:
         """g(chain) - g(x); every class has chains of its own."""
@@ -104,8 +105,11 @@ class AnnealedField(Field):
             for k in range(len(self.log_z)):
                 self.log_z[k] = self._table(k)[1].logsumexp(0)
             return
-        label = None if self.spec.classes is None else torch.zeros(1, dtype=torch.int64, device=self.log_z.device)
-        self.space.tune(self.path(label, 1), self._betas())
+        self.space.tune(self.path(self._first_label(), 1), self._betas())
+
+    def _first_label(self) -> Tensor | None:
+        """For what is the same, or good enough, for all labels: p_0, and the sizes of moves."""
+        return None if self.spec.classes is None else torch.zeros(1, dtype=torch.int64, device=self.log_z.device)
 
     # the likelihood
 
@@ -122,8 +126,8 @@ class AnnealedField(Field):
 
     def log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
         """Exact, or RAISE's bound by `num_samples` chains."""
-        states, parts = self.space.states(x), []
-        rows = max(1, NUMBERS // ((self.spec.levels or 1) * self.spec.dims * (1 if self.exact else num_samples)))
+        states, parts, held = self.space.states(x), [], self._held()
+        rows = max(1, held // (1 if self.exact else num_samples))
         for at in range(0, len(states), rows):
             some = states[at : at + rows]
             label = None if condition is None else condition[at : at + rows]
@@ -132,8 +136,8 @@ class AnnealedField(Field):
                 log_z = self.log_z[0].expand(len(some)) if label is None else self.log_z[label]
                 parts.append(LogLikelihood.exact(path.at(some[None]).log_prob(1.0)[0] - log_z))
             else:
-                move = self.space.transition(path)
-                log_w = annealed_log_weights(path, move, self._betas(), some, num_samples)
+                move, together = self.space.transition(path), max(1, held // len(some))
+                log_w = annealed_log_weights(path, move, self._betas(), some, num_samples, together)
                 parts.append(LogLikelihood.weights(log_w))
         return LogLikelihood.concat(parts)
 
@@ -149,8 +153,12 @@ class AnnealedField(Field):
             drawn[rows] = states[torch.multinomial(log_f.softmax(0), int(rows.sum()), replacement=True)]
         return self.space.data(drawn)
 
+    def _held(self) -> int:
+        """Chains that are run together."""
+        return max(1, NUMBERS // ((self.spec.levels or 1) * self.spec.dims))
+
     def _parts(self, n: int, condition: Tensor | None) -> Iterator[tuple[int, Tensor | None]]:
-        rows = max(1, NUMBERS // ((self.spec.levels or 1) * self.spec.dims))
+        rows = self._held()
         for at in range(0, n, rows):
             yield min(rows, n - at), None if condition is None else condition[at : at + rows]
 
@@ -168,7 +176,7 @@ class AnnealedField(Field):
                 return ModelEstimator("exact", model)
             estimator = ModelEstimator(f"raise[distributions={self.config.distributions}]", model)
             estimator.batch_size = BATCH
-            estimator.suggested_points = FEW if self.spec.dims > LARGE else None
+            estimator.suggested_points, estimator.validated = FEW if self.spec.dims > LARGE else (None, None)
             return estimator
 
         found: dict[str, Callable[[], Estimator]] = {"exact" if self.exact else "raise": first}

@@ -32,13 +32,13 @@ from torch import Tensor, nn
 from genzoo.ais import linear, log_mean_inverse
 from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError
-from genzoo.interface import Estimator, GenerativeModel, Learner, ModelEstimator
+from genzoo.interface import Estimator, GenerativeModel, Learner
 from genzoo.likelihood import LogLikelihood, WeightSums
 from genzoo.seeding import derive_seed, evaluating, seeded
 from genzoo.spec import DataSpec, Split
 from genzoo_energy.greedy import GreedyLearner
 from genzoo_energy.machine import log_bernoulli
-from genzoo_energy.rbm import RBM, ChainsConfig, RBMConfig, anneal_both_ways
+from genzoo_energy.rbm import RBM, ChainsConfig, RBMConfig, anneal_both_ways, by_chains
 
 NUMBERS = 1 << 22
 """Units of one layer over all draws and examples at once."""
@@ -132,7 +132,7 @@ class DBN(GenerativeModel):
     def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
         """The default: `importance`, or `raise[distributions=T]`, about the annealed sampler; there also `field`."""
         name = "importance" if self.top.exact else f"raise[distributions={self.config.distributions}]"
-        found: dict[str, Callable[[], Estimator]] = {name.partition("[")[0]: lambda: ModelEstimator(name, self)}
+        found: dict[str, Callable[[], Estimator]] = {name.partition("[")[0]: lambda: by_chains(name, self)}
         if self.spec.classes is None and not self.top.exact:
             found["field"] = lambda: FieldEstimate(self)
         return found

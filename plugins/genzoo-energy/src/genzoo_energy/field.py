@@ -41,12 +41,15 @@ class EBMConfig(Config):
 class Field(nn.Module, ABC):
     """One way to be an energy-based model; `EBM` hands everything on to it."""
 
-    loss_in_nats = False
-
     def __init__(self, spec: DataSpec, config: EBMConfig) -> None:
         super().__init__()
         self.spec = spec
         self.config = config
+
+    @property
+    def loss_in_nats(self) -> bool:
+        """See GradientModel."""
+        return False
 
     @abstractmethod
     def default_training(self) -> TrainSettings:

@@ -33,6 +33,10 @@ BURN_IN = 1000
 """Gibbs steps from the annealed sampler's draws to the states at which reverse chains of the bracket begin."""
 
 
+BATCH, VALIDATED = 100, 64
+"""Examples of RAISE between two looks at the clock, and to validate a training."""
+
+
 class ChainsConfig(Config):
     """How machines are trained and, where Z is out of reach, annealed."""
 
@@ -144,7 +148,7 @@ class RBM(GenerativeModel):
         """The default: `exact`, or `raise[distributions=T]`, which is about the annealed sampler; and `bracket`, both
         ends of the field."""
         name = "exact" if self.exact else f"raise[distributions={self.config.distributions}]"
-        found: dict[str, Callable[[], Estimator]] = {name.partition("[")[0]: lambda: ModelEstimator(name, self)}
+        found: dict[str, Callable[[], Estimator]] = {name.partition("[")[0]: lambda: by_chains(name, self)}
         if self.spec.classes is None:
             found["bracket"] = lambda: FieldBracket(self)
         return found
@@ -156,6 +160,14 @@ class RBM(GenerativeModel):
     def default_training(self) -> TrainSettings:
         """Plain gradient steps, the rate falling to zero."""
         return TrainSettings(learning_rate=0.05, batch_size=100, ema=0.99)
+
+
+def by_chains(name: str, model: GenerativeModel) -> Estimator:
+    """The model's own likelihood, in parts, and on few validation examples, where each takes chains."""
+    estimator = ModelEstimator(name, model)
+    if name.startswith("raise"):
+        estimator.batch_size, estimator.validated = BATCH, VALIDATED
+    return estimator
 
 
 def anneal_both_ways(model: RBM, betas: Sequence[float], chains: int) -> tuple[Tensor, Tensor]:
