@@ -44,7 +44,7 @@ zoo-ci: $(STAMP)
 
 ## zoo: the same for a minute each, the committed records (about an hour on two cores)
 zoo: $(STAMP)
-	$(BIN)/genzoo bench benchmarks/zoo.toml -o benchmarks/results/zoo --jobs 2
+	$(BIN)/genzoo bench benchmarks/zoo.toml -o benchmarks/results/zoo --jobs 2 --clean
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -55,10 +55,10 @@ lint: $(STAMP)
 ## toys, mnist: the committed results (about two hours); cells that have a record there are kept, so remove those
 ## that are to be trained again
 toys: $(STAMP)
-	$(BIN)/genzoo bench benchmarks/toys.toml -o benchmarks/results/toys --jobs 1
+	$(BIN)/genzoo bench benchmarks/toys.toml -o benchmarks/results/toys --jobs 1 --clean
 mnist: $(STAMP)
-	$(BIN)/genzoo bench benchmarks/mnist-10min.toml -o benchmarks/results/mnist-10min --jobs 1
-	$(BIN)/genzoo bench benchmarks/mnist-binary-2min.toml -o benchmarks/results/mnist-binary-2min
+	$(BIN)/genzoo bench benchmarks/mnist-10min.toml -o benchmarks/results/mnist-10min --jobs 1 --clean
+	$(BIN)/genzoo bench benchmarks/mnist-binary-2min.toml -o benchmarks/results/mnist-binary-2min --clean
 
 ## mutants: the kit's checks against models that are wrong (three minutes)
 mutants: $(STAMP)
