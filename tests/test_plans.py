@@ -56,8 +56,7 @@ def test_the_plans_of_mnist_are_one_bench_at_several_strengths() -> None:
         assert [Reference.parse(model).name for model in plan.models] == ["flow", "hvae", "ddpm"]
     assert cpu.evaluation.points == gpu.evaluation.points == 10_000
     assert gpu.models == cpu.models
-    seconds = [Budget.parse(plan.budget).amount for plan in (smoke, gpu, cpu)]
-    assert seconds == [4, 8 * 60, 30 * 60]
+    assert [str(Budget.parse(plan.budget)) for plan in (gpu, cpu)] == ["480s", "1800s"]
     assert (cpu.device, gpu.device) == ("cpu", "cuda")
-    # a minute in all, in training and evaluation: the flow declines the binary digits
-    assert 5 * (seconds[0] + smoke.evaluation.max_seconds) <= 40
+    assert Budget.parse(smoke.budget).unit == "steps"  # seconds may hold no step on a busy machine
+    assert 0 < smoke.evaluation.max_seconds <= 3
