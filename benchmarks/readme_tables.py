@@ -5,24 +5,40 @@
 
 Between `<!-- table:NAME -->` and `<!-- /table:NAME -->` goes the table of `benchmarks/results/NAME`: where every data
 set has a known truth, data sets by models with the KL to the truth; otherwise the results of each data set.
+
+Between `<!-- beside:NAME,NAME -->` and its end go, for each data set of these plans with published values, ours, then
+floors and ceilings, then of each family the best published values that somebody has checked. A plan without results
+has a row that says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from genzoo.errors import GenzooError, RunError
+from genzoo.plan import Plan
 from genzoo.records import write_bytes
-from genzoo.report.collect import collect
+from genzoo.report import floors, published
+from genzoo.report.collect import Group, collect
 from genzoo.report.formats import escape_markdown, markdown
-from genzoo.report.table import kl_matrix, results
+from genzoo.report.numbers import NONE
+from genzoo.report.table import Row, Table, failures, kl_matrix, results
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKED = re.compile(r"(<!-- table:(?P<name>[\w.-]+) -->\n).*?(<!-- /table:(?P=name) -->)", re.DOTALL)
-OPENED = re.compile(r"<!-- table:([\w.-]+) -->")
+PLANS = ROOT / "benchmarks"
+MARKED = re.compile(
+    r"(<!-- (?P<what>table|beside):(?P<name>[\w.,-]+) -->\n).*?(<!-- /(?P=what):(?P=name) -->)", re.DOTALL
+)
+OPENED = re.compile(r"<!-- ((?:table|beside):[\w.,-]+) -->")
+BEST = 3
+"""Published values of a family that a README has room for; a report shows all."""
+NOT_RUN, COMPUTED = "not run", "computed here"
 
 
 def table(run: Path) -> str:
@@ -34,15 +50,62 @@ def table(run: Path) -> str:
     return "\n\n".join(blocks)
 
 
+def beside(names: Sequence[str], folder: Path) -> str:
+    """The markdown of several plans beside published values, one table a data set of theirs.
+
+    Raises:
+        PlanError: a plan that is not under `benchmarks/`. RunError: records that cannot be read.
+    """
+    plans = {name: Plan.read(PLANS / f"{name}.toml") for name in names}
+    there = [folder / name for name in names if (folder / name).is_dir()]
+    groups = collect(there) if there else []
+    blocks = []
+    for dataset in dict.fromkeys(dataset for plan in plans.values() for dataset in plan.datasets):
+        empty = Group(dataset, {"dataset": dataset, "target": "p(x)"}, "test")
+        group = next((each for each in groups if each.dataset == dataset and published.of(each)), empty)
+        made = published.table(group, checked=True)
+        if made is None:
+            continue
+        missing = [name for name, plan in plans.items() if folder / name not in there and dataset in plan.datasets]
+        blocks.append(f"**{escape_markdown(dataset)}**\n\n{markdown(_joined(group, made, missing))}")
+    return "\n\n".join(blocks)
+
+
+def _joined(group: Group, made: Table, missing: Sequence[str]) -> Table:
+    """The table of published values with a row for each plan that was not run, and floors and ceilings, under ours."""
+    own, width = len(group.standings), len(made.columns)
+    theirs, families = [], Counter[str]()
+    for each in made.rows[own:]:  # best first
+        families[each.cells[1]] += 1
+        if families[each.cells[1]] <= BEST:
+            theirs.append(each)
+
+    def row(what: str, number: str, how: str, tag: str) -> Row:
+        return Row((what, NONE, number, how, NONE, tag, *[NONE] * (width - 6)))
+
+    ground = floors.table(group, published.native(found)) if (found := published.of(group)) else None
+    added = [row(f"{name}: {NOT_RUN}", NONE, NONE, NOT_RUN) for name in missing]
+    if ground is not None:
+        for name, side, number, how in (each.cells for each in ground.rows):
+            added.append(row(f"{name} ({side})", number, how, COMPUTED))
+    rows = (*made.rows[:own], *added, *theirs)
+    notes = (f"Of each family the {BEST} best that somebody has seen.", *made.notes, *failures(group))
+    return dataclasses.replace(made, rows=rows, notes=notes)
+
+
 def regenerate(text: str, folder: Path) -> str:
     """`text` with each marked table made anew from `folder`/NAME; RunError for a marker that is not closed."""
-    made = MARKED.sub(lambda match: f"{match[1]}{table(folder / match['name'])}\n{match[3]}", text)
-    unclosed = {*OPENED.findall(text)} - {match["name"] for match in MARKED.finditer(text)}
+
+    def made(match: re.Match[str]) -> str:
+        names = match["name"].split(",")
+        block = beside(names, folder) if match["what"] == "beside" else table(folder / match["name"])
+        return f"{match[1]}{block}\n{match[4]}"
+
+    closed = {f"{match['what']}:{match['name']}" for match in MARKED.finditer(text)}
+    unclosed = {*OPENED.findall(text)} - closed
     if unclosed:
-        raise RunError(
-            f"expected <!-- /table:{min(unclosed)} --> after <!-- table:{min(unclosed)} -->; it is not there"
-        )
-    return made
+        raise RunError(f"expected <!-- /{min(unclosed)} --> after <!-- {min(unclosed)} -->; it is not there")
+    return MARKED.sub(made, text)
 
 
 def main(args: list[str] | None = None) -> int:

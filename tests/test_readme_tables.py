@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from genzoo import references
 from genzoo.records import RunRecord
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "readme_tables.py"
@@ -79,3 +80,91 @@ def test_an_open_marker_or_missing_records_fail(
     readme.write_text("<!-- table:toys -->\n")
     assert script.main(args) == 1
     assert "expected <!-- /table:toys -->" in capsys.readouterr().err
+
+
+BESIDE = "<!-- beside:mnist-10min,mnist-gpu -->\nold\n<!-- /beside:mnist-10min,mnist-gpu -->\n"
+
+
+def image_record(folder: Path, model: str, dataset: str, nll: float) -> None:
+    """With the protocol of the data set, whose hashes the floors know."""
+    (known,) = (each for each in references._floors().values() if each.dataset == dataset)
+    RunRecord(
+        cell=f"{model}-{dataset}",
+        status="ok",
+        model=model,
+        label=model,
+        dataset=dataset,
+        seed=0,
+        event_shape=[1, 28, 28],
+        levels=256 if dataset == "mnist" else 2,
+        protocol={
+            "dataset": dataset,
+            "data_hash": known.data_hash,
+            "test_hash": known.test_hash,
+            "target": "p(x)",
+        },
+        kind="weights",
+        nll=nll,
+        stderr=1.5,
+        budget="600s",
+        evaluation={"estimator": "iwae", "num_samples": 64, "points": 10_000},
+    ).save(folder / "cells" / f"{model}-{dataset}")
+
+
+def test_ours_beside_published_values(script: Any, tmp_path: Path) -> None:
+    """Ours by their rank, the plan that was not run, floors, then what others published and somebody has checked."""
+    image_record(tmp_path / "mnist-10min", "vae", "mnist", 650.0)
+    image_record(tmp_path / "mnist-10min", "flow", "mnist", 600.0)
+    made = script.regenerate(BESIDE, tmp_path)
+    grey, binary = made.split("**mnist\\_binary**")
+    assert "**mnist**" in grey
+    names = [line.split(" | ")[0].removeprefix("| ") for line in grey.splitlines() if line.startswith("| ")]
+    assert names[:9] == [
+        "model",
+        ":--",
+        "flow",
+        "vae",
+        "mnist-gpu: not run",
+        "xz (ceiling)",
+        "bz2 (ceiling)",
+        "independent pixels (ceiling)",
+        "gaussian (ceiling)",
+    ]
+    assert names[10] == "softmax transformer"
+    own = "| flow | – | ≤ 1.1041 ± 0.0028 | iwae, K=64 | 10,000 test points, 600s of training on cpu | measured here |"
+    assert own in grey
+    assert "| xz (ceiling) | – | ≤ 1.3922 | all test images in one stream, a byte a pixel, level 9 | – | comp" in grey
+    families = [line.split(" | ")[1] for line in grey.splitlines() if line.startswith("| ")][10:]
+    assert max(map(families.count, families)) == 3
+    assert "| R |" not in made
+    assert "| R? |" not in made
+    # the plan that was not run has binary digits too, and they are in a table of their own
+    assert "| mnist-gpu: not run | – | – | – | – | not run | – |" in binary
+    assert "| NVAE | variational autoencoder | ≤ 78.01 |" in binary
+    assert "softmax transformer" not in binary
+    assert "| measured here |" not in binary
+    image_record(tmp_path / "mnist-gpu", "flow", "mnist", 550.0)
+    assert script.NOT_RUN not in script.regenerate(BESIDE, tmp_path)
+
+
+def test_plans_without_any_results(script: Any, tmp_path: Path) -> None:
+    made = script.regenerate(BESIDE, tmp_path)
+    assert made.count("| mnist-10min: not run |") == 1  # it is of 8-bit digits alone
+    assert made.count("| mnist-gpu: not run |") == 2
+    assert made.startswith("<!-- beside:mnist-10min,mnist-gpu -->\n**mnist**")
+    assert script.regenerate(made, tmp_path) == made
+
+
+def test_a_plan_that_is_not_there_fails(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- beside:mnist-none -->\n<!-- /beside:mnist-none -->\n")
+    assert script.main(["--readme", str(readme), "--results", str(tmp_path)]) == 1
+    assert "cannot read plan" in capsys.readouterr().err
+    readme.write_text("<!-- beside:mnist-gpu -->\n")
+    assert script.main(["--readme", str(readme), "--results", str(tmp_path)]) == 1
+    assert "expected <!-- /beside:mnist-gpu -->" in capsys.readouterr().err
+
+
+def test_the_committed_results_make_a_table(script: Any) -> None:
+    made = script.beside(["mnist-10min", "mnist-binary-2min", "mnist-gpu"], SCRIPT.parent / "results")
+    assert made.count("| measured here |") == 4

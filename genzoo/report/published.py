@@ -6,12 +6,11 @@ where each was seen. Nothing is ranked across the two: their protocols differ, a
 
 from __future__ import annotations
 
-from genzoo.records import RunRecord
 from genzoo.references import TAGS, Published, Value, in_nats, published
-from genzoo.report.collect import Group
+from genzoo.report.collect import Group, Standing
 from genzoo.report.numbers import NONE, bound, count, decimals, fixed
 from genzoo.report.table import NAME_LIMIT, Column, Row, Table
-from genzoo.report.units import UNITS, Unit, in_unit
+from genzoo.report.units import NATS, UNITS, Unit, in_unit
 from genzoo.text import plain
 
 TITLE = "Published values"
@@ -33,19 +32,21 @@ def table(group: Group, unit: Unit | None = None, *, checked: bool = False) -> T
     Published rows have the role "reading": muted, under the model's rows.
 
     Args:
-        unit: None for that of the published values.
+        unit: None for that of the published values; in another, what is not published in nats stands beside it as it is.
     """
     found = of(group)
     if found is None:
         return None
-    unit = unit or native(found)
+    own = native(found)
+    units = [own] if unit is None else [unit] if own is NATS else [unit, own]
     shown = [row for row in found.rows if row.checked or not checked]
+    numbers = [Column(f"NLL, {units[0]}"), *(Column(f"as published, {each}") for each in units[1:])]
     texts = ("likelihood or estimator", "protocol", "tag", "source")
-    columns = (Column("model", text=True), Column("family", text=True), Column(f"NLL, {unit}"))
-    columns += tuple(Column(name, text=True) for name in texts)
-    made = [Row(_ours(standing.label, in_unit(standing.summary, unit), group)) for standing in group.standings]
-    made += [Row(_theirs(row, found, unit), "reading") for row in shown]
-    return Table(columns, tuple(made), tuple(notes(group, found, shown)))
+    columns = [Column("model", text=True), Column("family", text=True), *numbers]
+    columns += [Column(name, text=True) for name in texts]
+    made = [Row(_ours(standing, units, group)) for standing in group.standings]
+    made += [Row(_theirs(row, found, units), "reading") for row in shown]
+    return Table(tuple(columns), tuple(made), tuple(notes(group, found, shown)))
 
 
 def rows(group: Group) -> list[dict[str, object]]:
@@ -106,7 +107,8 @@ def notes(group: Group, found: Published, shown: list[Value]) -> list[str]:
     return sentences
 
 
-def _ours(label: str, record: RunRecord, group: Group) -> tuple[str, ...]:
+def _ours(standing: Standing, units: list[Unit], group: Group) -> tuple[str, ...]:
+    record = standing.summary
     said = record.evaluation
     name = str(said.get("estimator") or "").partition("[")[0]
     estimator = plain(record.kind or NONE if name in ("", "default") else name, NAME_LIMIT)
@@ -114,20 +116,15 @@ def _ours(label: str, record: RunRecord, group: Group) -> tuple[str, ...]:
     how = estimator if record.kind == "exact" or draws in (None, 1) else f"{estimator}, K={draws}"
     points = said.get("points")
     part = f"{count(points)} {group.split} points" if points is not None else f"{group.split} split"
-    budget = f", {plain(record.budget, 20)} of training" if record.budget else ""
+    budget = f", {plain(record.budget, 20)} of training on {plain(record.device, NAME_LIMIT)}" if record.budget else ""
     family = plain(record.family, NAME_LIMIT) or NONE
-    return plain(label, NAME_LIMIT), family, bound(record), how, part + budget, OURS, NONE
+    numbers = [bound(in_unit(record, unit)) for unit in units]
+    return plain(standing.label, NAME_LIMIT), family, *numbers, how, part + budget, OURS, NONE
 
 
-def _theirs(row: Value, found: Published, unit: Unit) -> tuple[str, ...]:
+def _theirs(row: Value, found: Published, units: list[Unit]) -> tuple[str, ...]:
     own = native(found)
-    factor = 1.0 if unit is own else unit.factor([found.dims]) / own.factor([found.dims])
-    return (
-        row.model,
-        row.family,
-        value_text(row, factor),
-        row.how or NONE,
-        row.note or NONE,
-        row.provenance,
-        row.source or NONE,
-    )
+    factors = [1.0 if unit is own else unit.factor([found.dims]) / own.factor([found.dims]) for unit in units]
+    numbers = [value_text(row, factor) for factor in factors]
+    said = (row.how or NONE, row.note or NONE, row.provenance, row.source or NONE)
+    return row.model, row.family, *numbers, *said
