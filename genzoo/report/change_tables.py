@@ -15,7 +15,7 @@ from genzoo.report.units import NATS, Unit, in_unit
 from genzoo.text import plain
 
 TITLE = "What changed"
-VALUES, SETTINGS = 3, 6
+VALUES, SETTINGS = 3, 3
 """Most values of a setting, and names of settings in a cell, that are shown; of more, how many there are."""
 
 
@@ -137,9 +137,9 @@ def _names(changes: Sequence[Change]) -> str:
 
 
 def settings(comparison: Comparison) -> Table | None:
-    """Every setting that differs in some cell of both runs, and in how many; None where none does."""
+    """Every setting that differs in some cell with a number in both runs, and in how many; None where none does."""
     found: dict[str, list[tuple[str, str]]] = {}
-    shared = [c for c in comparison.changes if c.before is not None and c.after is not None and c.outcome != "copy"]
+    shared = [change for change in comparison.changes if change.outcome in ("compared", "other_protocol")]
     for change in shared:
         for key, before, after in differing(change):
             found.setdefault(key, []).append((before, after))

@@ -190,17 +190,20 @@ def _over_seeds(changes: Sequence[Change]) -> Difference:
 
 
 def differing(change: Change) -> Iterator[tuple[str, str, str]]:
-    """(setting, before, after) for each in which the two cells differ: how they were made, not what came out."""
+    """(setting, before, after) for each in which two cells with a number differ: how they were made, not what came out.
+    What failed has too few of them on record."""
     if change.before is None or change.after is None:
+        return
+    if any(entry.record.status != "ok" for entry in (change.before, change.after)):
         return
     first, second = (dict(_facts(entry.record)) for entry in (change.before, change.after))
     for key in [*first, *(key for key in second if key not in first)]:
-        if first.get(key) != second.get(key):
+        if first.get(key, "") != second.get(key, ""):
             yield key, first.get(key, ""), second.get(key, "")
 
 
 def _facts(record: RunRecord) -> Iterator[tuple[str, str]]:
-    alone = ("status", "kind", "certified", "budget", "threads", "device", "plugin", "commit", "parameters")
+    alone = ("kind", "certified", "budget", "threads", "device", "plugin", "commit", "parameters")
     for name in alone:
         yield name, _text(getattr(record, name))
     evaluation = {key: value for key, value in record.evaluation.items() if key not in ("calls", "dof", "dof_mc")}
