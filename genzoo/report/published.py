@@ -32,7 +32,7 @@ def table(group: Group, unit: Unit | None = None, *, checked: bool = False) -> T
     Published rows have the role "reading": muted, under the model's rows.
 
     Args:
-        unit: None for that of the published values; in another, what is not published in nats stands beside it as it is.
+        unit: None for that of the published values. In another, what was not published in nats stands beside it too.
     """
     found = of(group)
     if found is None:
