@@ -12,10 +12,13 @@ from genzoo.records import finite, row, write_bytes
 from genzoo.report import change_tables, floors, formats, frontier, leagues, published
 from genzoo.report.changes import Comparison, comparisons, demanded
 from genzoo.report.collect import Group, collect
+from genzoo.report.details import details
 from genzoo.report.matrix import matrix, of_groups
 from genzoo.report.numbers import typeset
+from genzoo.report.origins import cells, command, provenance
 from genzoo.report.pairs import pair_rows, pair_table
 from genzoo.report.table import Table, entries_in_order, protocol_line, results
+from genzoo.report.units import NATS
 from genzoo.report.verdict import verdict
 from genzoo.text import plain
 
@@ -52,8 +55,6 @@ VIEWS: dict[str, View] = {
 }
 CHANGES = "changes"
 """The view of several runs: what changed from the first to each other."""
-BESIDE = ("published", "floors", "pairs", "frontier")
-"""What stands under the results in markdown."""
 
 
 def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -90,7 +91,11 @@ def render(runs: Sequence[Path], format: str, view: str = "results") -> str:
         return formats.csv_text(made) if view == "results" else formats.csv_text(made, [*made[0]] if made else [])
     form, headings = (formats.markdown, True) if format == "md" else (formats.tex, False)
     told = _changes(comparisons(runs), form, headings) if view == CHANGES or (view == "results" and headings) else []
-    return "\n\n".join([*told, *(_sections(collect(runs), form, headings, view) if view != CHANGES else [])])
+    if view == CHANGES:
+        return "\n\n".join(told)
+    groups = collect(runs)
+    origins = _origins(groups, runs, form, headings) if view == "results" else []
+    return "\n\n".join([*told, *_sections(groups, form, headings, view), *origins])
 
 
 def view_rows(runs: Sequence[Path], view: str) -> list[dict[str, Any]]:
@@ -117,9 +122,9 @@ def terminal(runs: Sequence[Path], console: Console) -> None:
         console.print(Text(protocol_line(group), style="dim"), soft_wrap=True)
         console.print()
         formats.print_table(results(group), console)
-    if (cells := matrix(of_groups(groups))) is not None:
+    if (ends := matrix(of_groups(groups))) is not None:
         console.print()
-        formats.print_table(cells, console)
+        formats.print_table(ends, console)
 
 
 def _changes(found: Sequence[Comparison], form: Callable[[Table], str], headings: bool) -> list[str]:
@@ -146,10 +151,24 @@ def _sections(groups: Sequence[Group], form: Callable[[Table], str], headings: b
             blocks.append(f"% {plain(said.headline)}\n% {protocol_line(group)}")
         if view == "results":
             blocks.append(form(results(group)))
-        beside = [VIEWS[view]] if view in VIEWS else [VIEWS[name] for name in BESIDE] if headings else []
-        for each in beside:
-            if (table := each.table(group)) is not None:
-                blocks.extend([f"### {each.title}", form(table)] if headings else [form(table)])
-    if view == "results" and (cells := matrix(of_groups(groups))) is not None:
-        blocks.extend(["## Cells", form(cells)] if headings else [form(cells)])
+            beside = [(title, make(NATS)) for title, make in details(group)]
+        else:
+            beside = [(VIEWS[view].title, VIEWS[view].table(group))]
+        for title, table in beside:
+            if table is not None:
+                blocks.extend([f"### {title}", form(table)] if headings else [f"% {title}\n{form(table)}"])
+    if view == "results" and (ends := matrix(of_groups(groups))) is not None:
+        blocks.extend(["## Cells", form(ends)] if headings else [form(ends)])
     return blocks
+
+
+def _origins(groups: Sequence[Group], runs: Sequence[Path], form: Callable[[Table], str], headings: bool) -> list[str]:
+    """How the numbers came about: commands, machine and versions, every cell with its settings."""
+    entries = [entry for group in groups for entry in entries_in_order(group)]
+    records = [entry.record for entry in entries]
+    commands = list(dict.fromkeys(plain(command(run, records)) for run in runs))
+    facts = [f"{key}: {value}" for key, value in provenance(records)]
+    if not headings:
+        return ["\n".join(f"% {line}" for line in [*commands, *facts])]
+    listed = "\n".join(f"- {formats.escape_markdown(fact)}" for fact in facts)
+    return ["## Provenance", *map(formats.quote_markdown, commands), listed, form(cells(entries))]

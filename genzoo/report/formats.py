@@ -101,8 +101,13 @@ def markdown(table: Table, notes: bool = True) -> str:
 
 def escape_markdown(cell: str) -> str:
     """Typeset, and with everything that markdown or HTML would read as its own escaped."""
+    return quote_markdown(typeset(cell))
+
+
+def quote_markdown(text: str) -> str:
+    """With everything that markdown or HTML would read as its own escaped, and nothing else changed."""
     entities = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-    return MARKDOWN.sub(lambda m: entities.get(m[0], f"\\{m[0]}"), typeset(cell))
+    return MARKDOWN.sub(lambda m: entities.get(m[0], f"\\{m[0]}"), text)
 
 
 def tex(table: Table) -> str:

@@ -126,10 +126,9 @@ def view(runs: Sequence[Path], match: Match | None = None) -> Page:
 
 
 def _in_common(sections: Sequence[Section]) -> list[Text]:
-    """What the verdict of every section says, which is told once."""
-    if len(sections) < 2:
-        return []
-    return [said for said in sections[0].says if all(said in each.says for each in sections)]
+    """What every verdict with details says, which is told once."""
+    spoken = [section.says for section in sections if section.says]
+    return [said for said in spoken[0] if all(said in says for says in spoken)] if len(spoken) > 1 else []
 
 
 def _digest(source: str) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genzoo.report import anatomy, bands, classifiers, floors, frontier, leagues, published, tightness
+from genzoo.report import anatomy, bands, frontier, tightness
 from genzoo.report.collect import Entry, Group
 from genzoo.report.curves import Curves, curves
+from genzoo.report.details import PAIRS, details
 from genzoo.report.grids import Grid, Text, grid, in_units
 from genzoo.report.leagues import Match
-from genzoo.report.pairs import pair_table
 from genzoo.report.pictures import Pictures, pictures
 from genzoo.report.strips import Gallery, galleries
-from genzoo.report.table import READINGS, Table, failures, metrics, protocol_line, results, terms
+from genzoo.report.table import Table, failures, protocol_line, results
 from genzoo.report.units import UNITS, Unit
 from genzoo.report.verdict import verdict
 from genzoo.text import plain
@@ -51,8 +51,8 @@ class Section:
     failures: list[Failure]
 
 
-PAIRS, OPENED = "Pairs of models", 6
-"""The table that stands open up to so many ranked models."""
+OPENED = 6
+"""Ranked models up to which their pairs stand open."""
 
 
 def section(
@@ -66,18 +66,6 @@ def section(
     models = {(colours[s.label], s.label) for s in group.ranked} if drawn_frontier else ()
     league = grid(lambda unit: _league(group, unit))
     assert league is not None
-    details: list[tuple[str, Callable[[Unit], Table | None]]] = [
-        *([(f"Leagues of equal {match}", lambda unit: leagues.table(group, match, unit))] if match else []),
-        (published.TITLE, lambda unit: published.table(group, unit)),
-        (floors.TITLE, lambda unit: floors.table(group, unit)),
-        (PAIRS, lambda unit: pair_table(group, unit)),
-        ("Bound and cost", lambda unit: frontier.table(group, unit)),
-        ("Sample metrics", lambda _: metrics(group)),
-        ("Classification by Bayes' rule", lambda _: classifiers.table(group)),
-        ("Terms of the bound", lambda unit: terms(group, unit)),
-        (READINGS, lambda unit: tightness.table(group, unit)),
-        ("Anatomy of the bound", lambda unit: anatomy.table(group, unit)),
-    ]
     said = [verdict(group, unit) for unit in UNITS]
     return Section(
         anchor=f"data-{number}",
@@ -94,7 +82,7 @@ def section(
         frontier=drawn_frontier,
         bands=bands.drawing(group, colours),
         models=sorted(models, key=lambda item: item[1]),
-        details=[(name, made) for name, make in details if (made := grid(make)) is not None],
+        details=[(name, made) for name, make in details(group, match) if (made := grid(make)) is not None],
         opened=PAIRS if len(group.ranked) <= OPENED else "",
         failures=[_failure(entry) for entry in group.failed],
     )
