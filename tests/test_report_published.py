@@ -220,8 +220,8 @@ def test_what_lies_far_off_leaves_the_drawing_at_its_side(tmp_path: Path) -> Non
     drawn = bands.drawing(group_of(tmp_path), {"vae": 0})
     assert drawn is not None
     lines = {line.label: line for line in drawn.lines}
-    assert lines["entropy of the binarisation \u2190"].x == drawn.left
-    assert lines["png \u2192"].x == drawn.right
+    assert lines["entropy of the binarisation 45.5 \u2190"].x == drawn.left
+    assert lines["png 678.0 \u2192"].x == drawn.right
     inside = [line for label, line in lines.items() if label[-1] not in "\u2190\u2192"]
     assert all(drawn.left <= line.low <= line.high <= drawn.right for line in inside)
     ours = lines["vae"]

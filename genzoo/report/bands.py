@@ -51,9 +51,9 @@ class Bands:
     unit: str
     alt: str
     height: int
-    width: int = 560
-    left: int = 236
-    right: int = 548
+    width: int = 580
+    left: int = 256
+    right: int = 568
 
 
 def drawing(group: Group, colours: dict[str, int]) -> Bands | None:
@@ -70,14 +70,14 @@ def drawing(group: Group, colours: dict[str, int]) -> Bands | None:
         [(standing.summary.nll or 0.0) * scale for standing in ours],
         [value for band in families.values() for value, _ in band] or [floor.nats * scale for floor in known],
     )
+    places = 1 if unit is NATS else 3
     lines: list[Line] = []
     for standing in ours:
         lines.append(_ours(standing, axis, scale, colours, len(lines)))
     for family, band in families.items():
         lines.append(_band(family, band, axis, len(lines)))
     for floor in known:
-        lines.append(_floor(floor, axis, scale, len(lines)))
-    places = 1 if unit is NATS else 3
+        lines.append(_floor(floor, axis, scale, places, len(lines)))
     said = [f"{plain(s.label, NAME)} {fixed((s.summary.nll or 0.0) * scale, places)}" for s in ours]
     said += [f"published {name} {fixed(b[0][0], places)} to {fixed(b[-1][0], places)}" for name, b in families.items()]
     said += [f"{floor.name} {fixed(floor.nats * scale, places)}" for floor in known]
@@ -137,10 +137,11 @@ def _band(family: str, band: list[tuple[float, Value]], axis: _Axis, at: int) ->
     return Line(label, _y(at), axis.across(best), axis.across(worst), strokes=strokes)
 
 
-def _floor(floor: Floor, axis: _Axis, scale: float, at: int) -> Line:
+def _floor(floor: Floor, axis: _Axis, scale: float, places: int, at: int) -> Line:
+    """With its number where the drawing does not reach it."""
     value = floor.nats * scale
-    place = axis.across(value)
-    return Line(f"{floor.name}{axis.arrow(value)}", _y(at), place, place, x=place)
+    place, arrow = axis.across(value), axis.arrow(value)
+    return Line(f"{floor.name} {fixed(value, places)}{arrow}" if arrow else floor.name, _y(at), place, place, x=place)
 
 
 def _y(at: int) -> float:
