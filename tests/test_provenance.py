@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from genzoo import bench, provenance
+from genzoo.cli import main
 from genzoo.errors import ProvenanceError
 from genzoo.plan import EvaluationPlan, Plan
 from genzoo.records import RunRecord
@@ -106,9 +107,16 @@ def test_the_machine_is_told_without_its_name() -> None:
     assert provenance.machine().keys() == {"cores", "architecture", "processor", "system"}
 
 
-def test_a_bench_refuses_a_dirty_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: Executor) -> None:
+def test_a_bench_refuses_a_dirty_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: Executor, tiny: Path
+) -> None:
     provenance.commit()  # kept from here on, so that no later test sees what is planted now
-    plan = Plan(models=("gaussian",), datasets=("moons",), budget="1steps", evaluation=EvaluationPlan(points=16))
+    plan = Plan(
+        models=("gaussian",),
+        datasets=(str(tiny / "points.npz"),),
+        budget="1steps",
+        evaluation=EvaluationPlan(points=16),
+    )
     monkeypatch.setattr(provenance, "changed", lambda file=None: ("genzoo/heads.py",))
     with pytest.raises(ProvenanceError, match=r"genzoo/heads\.py is not as committed"):
         bench.run(plan, tmp_path / "run", executor=inline, clean=True)
@@ -118,11 +126,16 @@ def test_a_bench_refuses_a_dirty_checkout(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_bench_refuses_results_of_a_dirty_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: Executor
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: Executor, tiny: Path
 ) -> None:
     """Kept from an earlier run without --clean; removed, the cell is trained again."""
     provenance.commit()
-    plan = Plan(models=("gaussian",), datasets=("moons",), budget="1steps", evaluation=EvaluationPlan(points=16))
+    plan = Plan(
+        models=("gaussian",),
+        datasets=(str(tiny / "points.npz"),),
+        budget="1steps",
+        evaluation=EvaluationPlan(points=16),
+    )
     monkeypatch.setattr(provenance, "changed", lambda file=None: ())
     (state,) = bench.run(plan, tmp_path / "run", executor=inline)
     folder = state.cell.folder
@@ -136,6 +149,18 @@ def test_a_bench_refuses_results_of_a_dirty_checkout(
     record.save(folder)
     (state,) = bench.run(plan, tmp_path / "run", executor=inline, clean=True)
     assert state.status == "kept"
+
+
+def test_the_command_refuses_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: Executor, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provenance.commit()
+    monkeypatch.setattr(provenance, "changed", lambda file=None: ("genzoo/heads.py",))
+    data, run = str(tiny / "points.npz"), tmp_path / "run"
+    command = ["bench", "-m", "gaussian", "-d", data, "--budget", "1steps", "--points", "16", "-o", str(run)]
+    assert main([*command, "--clean"]) == 2
+    assert "genzoo/heads.py is not as committed: commit first, or run without --clean" in capsys.readouterr().err
+    assert not run.exists()
 
 
 def test_make_asks_for_a_clean_checkout_wherever_it_writes_results() -> None:
