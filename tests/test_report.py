@@ -624,7 +624,10 @@ def test_samples_as_a_file() -> None:
     images = np.zeros((70, 1, 2, 2), np.uint8)
     assert figures.samples_png(images, 2)[:8] == b"\x89PNG\r\n\x1a\n"
     uri = "," + base64.b64encode(figures.samples_png(images, 2)).decode()
-    assert decode(uri).shape == (8 * 3 - 1, 9 * 3 - 1, 4)  # all 70, not the 64 of a page
+    side = figures.SEEN // (9 * 3 - 1)
+    pixels = decode(uri)  # all 70, not the 64 of a page, each pixel a square
+    assert pixels.shape == (side * (8 * 3 - 1), side * (9 * 3 - 1), 4)
+    assert (pixels == pixels[::side, ::side].repeat(side, axis=0).repeat(side, axis=1)).all()
     uri = "," + base64.b64encode(figures.samples_png(points(500, 0.5, 1.0, 0), None)).decode()
     pixels = decode(uri)
     assert pixels.shape == (figures.CANVAS, figures.CANVAS, 4)

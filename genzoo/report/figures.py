@@ -42,6 +42,7 @@ CANVAS = 280
 SEPARATOR = 112  # between tiles: seen beside black and white
 MAX_SIDE, MAX_TILES, LEAST_TILES = 1024, 64, 4
 SHEET, SHEETS = 2**16, 2**20  # pixels of a sheet of images, and of all sheets of a data set, colours counted
+SEEN = 512  # pixels that the longer side of a picture of samples has at least half of
 DASH = 5.0
 
 
@@ -191,6 +192,8 @@ def tiles(
 def samples_png(samples: Array, levels: int | None, across: int | None = None) -> bytes:
     """Samples as a PNG file: images as a grid of all of them, points of the plane as a scatter on white.
 
+    A small grid is enlarged, each pixel to a square of them, so that a viewer shows it at a size to be seen.
+
     Args:
         samples: `(m, c, h, w)` with c 1 or 3, or `(m, 2)`; levels: of discrete data, whose codes are 0..levels-1.
         across: images in a row; None for about as many as there are rows.
@@ -199,7 +202,9 @@ def samples_png(samples: Array, levels: int | None, across: int | None = None) -
         CapabilityError: samples of another shape.
     """
     if _are_images(samples):
-        return png(_sheet(samples, levels, None, across))
+        sheet = _sheet(samples, levels, None, across)
+        side = max(1, SEEN // max(sheet.shape[:2]))
+        return png(sheet.repeat(side, axis=0).repeat(side, axis=1))
     window = extent(None, None, samples)
     if window is None:
         shape = tuple(samples.shape[1:])
