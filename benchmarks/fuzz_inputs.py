@@ -335,6 +335,8 @@ ARRAYS = (
     ("grid_x", (5,)), ("grid_y", (4,)), ("grid_truth", (4, 5)), ("grid_model", (4, 5)), ("valid_step", (3,)),
     ("valid_seconds", (3,)), ("valid_nll", (3,)), ("curve_step", (4,)), ("curve_loss", (4,)), ("curve_seconds", (4,)),
     ("anatomy_log_det_per_layer", (2,)), ("trace_layers", (2, 3, 2)), ("nearest", (9, 1, 4, 4)), ("each_kl", (20, 3)),
+    ("trace_forward", (3, 5, 1, 4, 4)), ("trace_forward_at", (5,)), ("trace_layers_at", (3,)), ("extremes_lower", (6,)),
+    ("trace_reconstructions", (3, 2, 1, 4, 4)), ("trace_x", (60, 3, 2)), ("extremes", (6, 1, 4, 4)),
 )  # fmt: skip
 
 

@@ -77,7 +77,8 @@ def forward_process(name: str, spec: DataSpec, *, plugins: Sequence[str | Path] 
     if not issubclass(model, Noising):
         able = ", ".join(able_to(registry, Noising)) or "none of those installed"
         raise CapabilityError(f"{reference.name} has no forward process from data to noise; models that have: {able}")
-    return model.forward_process(spec, blueprint.config)
+    process: ForwardProcess = model.forward_process(spec, blueprint.config)
+    return process
 
 
 class Curve(list[Event]):

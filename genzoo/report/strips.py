@@ -26,6 +26,9 @@ MOST_MODELS, MOST_FRAMES, ACROSS, ROWS = 6, 9, 8, 4
 LEAST_POINTS, SIDE = 50, 150
 """Points below which a scatter shows nothing, and the pixels of a frame of the plane."""
 
+LABEL = 20
+"""Characters of what stands above a frame."""
+
 BYTES = 28_000
 """Pixels of a strip of images, which noise does not let one compress."""
 
@@ -128,7 +131,7 @@ def galleries(group: Group, drawn: Sequence[Standing]) -> list[Gallery]:
         ),
         Gallery(
             "Most and least likely test images",
-            "Above each image, what the model says of it: log p(x) in nats, or its bound.",
+            "Of those evaluated. Above each image, what the model says of it: log p(x) in nats, or its bound.",
             tuple(strip for entry in entries for strip in _extremes(canvas, entry)),
         ),
         Gallery(
@@ -171,7 +174,9 @@ def _strips(canvas: Canvas, entry: Entry, traces: Arrays) -> Iterator[Strip]:
         picked, step = _thinned(examples[:, shown])
         frames = []
         for number, at in enumerate(shown.tolist()):
-            label = kind.label.format(marks[at]) if known and marks is not None else f"{at + 1} of {count}"
+            label = f"{at + 1} of {count}"
+            if known and marks is not None:
+                label = plain(kind.label.format(float(marks[at])), LABEL)
             image = canvas.frame(picked[:, number], f"{kind.title}, {label}: {_label(entry)} on {canvas.name}")
             frames.append(None if image is None else Frame(label, image))
         if all(frames):
@@ -196,15 +201,18 @@ def _extremes(canvas: Canvas, entry: Entry) -> Iterator[Strip]:
     if images is None or values is None or images.ndim != 4 or values.shape != (len(images),) or len(images) < 2:
         return
     half = len(images) // 2
-    variance, note = entry.arrays.get("variance"), ""
-    if variance is not None and variance.size and np.isfinite(variance).all() and float(variance.mean()) > 0:
-        note = f"; Monte Carlo error of one value {fixed(float(np.sqrt(variance.mean())), 2)} nats (root mean square)"
+    variance, note = entry.arrays.get("variance", np.zeros(0)).astype(np.float64), ""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(variance.mean()) if variance.size else 0.0
+    if 0 < mean < math.inf:
+        error = plain(fixed(math.sqrt(mean), 2), LABEL)
+        note = f"; Monte Carlo error of one value {error} nats (root mean square)"
     sort = "log p(x)" if entry.record.kind == "exact" else "estimate" if entry.record.kind == "estimate" else "bound"
     small, step = _thinned(images[None])
     for title, rows in (("most likely", range(half)), ("least likely", range(half, 2 * half))):
         frames = []
         for row in rows:
-            label = fixed(float(values[row]), 1)
+            label = plain(fixed(float(values[row]), 1), LABEL)
             image = canvas.frame(small[0, row : row + 1], f"{title} to {_label(entry)} on {canvas.name}: {label} nats")
             frames.append(None if image is None else Frame(label, image))
         if all(frames):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from genzoo.config import Config, TrainSettings
+from genzoo.config import Config as BaseConfig
 from genzoo.errors import CapabilityError
 from genzoo.interface import ConditionalSampler, Estimator, GradientModel
 from genzoo.likelihood import LogLikelihood
@@ -301,7 +302,7 @@ class Diffusion(GradientModel, ConditionalSampler, Noising):
         return denoised, self._log_variance(step, cue)
 
     @classmethod
-    def forward_process(cls, spec: DataSpec, config: Config) -> GaussianProcess:
+    def forward_process(cls, spec: DataSpec, config: BaseConfig) -> GaussianProcess:
         """See Noising. Of ddim too: its q(x_t given x_0) is the same, whatever eta."""
         assert isinstance(config, DiffusionConfig)
         chain = Chain(schedule_of(spec, config))
