@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("benchmarks/example")
 RESULTS = Path("benchmarks/results")
 PLANES = ("moons", "checkerboard", "rings")
-SIZE = (1280, 1480)
+SIZE = (1280, 2280)
 
 
 def runs() -> list[Path]:
