@@ -27,7 +27,7 @@ from genzoo.liveness import Pulse
 from genzoo.locking import locked
 from genzoo.plan import Cell, Plan
 from genzoo.provenance import require_clean
-from genzoo.records import RunRecord, find_cells, remove_temporaries, write_bytes
+from genzoo.records import RunRecord, Status, find_cells, remove_temporaries, write_bytes
 from genzoo.registry import load_registry
 from genzoo.report.notebook import runs_html, runs_text
 from genzoo.spec import Dataset
@@ -323,7 +323,7 @@ def _skipped(cell: Cell, reason: str) -> RunRecord:
     return _unrun(cell, "skipped", CapabilityError(reason))
 
 
-def _unrun(cell: Cell, status: str, error: Exception) -> RunRecord:
+def _unrun(cell: Cell, status: Status, error: Exception) -> RunRecord:
     """The record of a cell that no worker wrote one for."""
     reference = Reference.parse(cell.model)
     record = RunRecord(
