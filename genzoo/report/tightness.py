@@ -130,7 +130,7 @@ def ladder(group: Group, colours: dict[str, int]) -> Ladder | None:
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
 
     def across(value: float) -> float:
-        share = min(max((value - low) / (high - low), -0.01), 1.02)
+        share = min(max((value - low) / (high - low), 0.0), 1.0)
         return round(Ladder.left + (Ladder.right - Ladder.left) * share, 1)
 
     marks = tuple(
