@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -428,6 +429,28 @@ def test_events_on_stdout_and_nothing_else(
     out, err = capsys.readouterr()
     assert "another plan" in err
     assert [(event["event"], event["outcome"], event["exit_code"]) for event in parse(out)] == [("end", "error", 2)]
+
+
+def test_an_interrupted_bench_ends_its_events(tiny: Path, tmp_path: Path) -> None:
+    args = ["-m", "vae[hidden=[8],latents=2]", "-d", str(tiny / "points.npz"), "--budget", "50000steps"]
+    command = [sys.executable, "-m", "genzoo", "bench", *args, "--progress", "json", "-o", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        for line in child.stdout:
+            event = json.loads(line)
+            if event["event"] == "progress" and event["step"]:
+                break
+        child.send_signal(signal.SIGINT)
+        rest = [json.loads(line) for line in child.stdout]
+        err = child.stderr.read()
+        assert child.wait(timeout=60) == 130, err
+    assert event["steps"] == 50_000
+    assert event["seconds_left"] == pytest.approx(event["seconds"] / event["step"] * (50_000 - event["step"]))
+    last = rest[-1]
+    assert (last["event"], last["outcome"], last["exit_code"], last["ok"]) == ("end", "interrupted", 130, 0)
+    assert last["error"] in err
+    assert err.strip().startswith("genzoo: error: interrupted with 0 of 1 cells finished in ")
 
 
 def test_no_progress_at_all(tiny: Path, tmp_path: Path, inline: Executor, capsys: Streams) -> None:
