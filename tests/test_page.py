@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from genzoo import report
-from genzoo.records import ROW_KEYS, RunRecord
+from genzoo.records import ROW_KEYS, RunRecord, write_json
 from genzoo.report import embedded, frontier, grids, ratio, table, units
 from genzoo.report.collect import collect
 from genzoo.report.details import details
@@ -49,6 +49,23 @@ cells = load(ROOT / "tests" / "test_report.py")  # for its synthetic cells
 needs_browser = pytest.mark.skipif(driver.chromium() is None, reason="no Chromium here: .ci/run installs it")
 
 
+READINGS = (("elbo", 1, -0.5), ("iwae", 10, -0.1), ("ais[chains=16,steps=1000]", 16, 0.02))
+
+
+def reading(number: int, estimator: str, draws: int, gain: float) -> dict[str, Any]:
+    """A later reading of a cell, `gain` nats tighter than its first."""
+    paired = {"nats": gain, "stderr": 0.01, "points": 1000}
+    said = {"estimator": estimator, "num_samples": draws, "points": 1000}
+    return {
+        "reading": number,
+        "nll": 2.1 - gain,
+        "kind": "weights",
+        "stderr": 0.05,
+        "evaluation": said,
+        "paired": paired,
+    }
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine cells, one of a model with a hostile name, and one that failed with such words."""
@@ -57,7 +74,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for dataset, centre in (("pair", 2.0), ("ring", 1.0)):
         cells.save(run, "flow", dataset, "exact", cells.plane(centre, 0.52), steps=900, kl_quadrature=0.0031)
         names = {"label": EVIL, "plugin": EVIL, "paper": EVIL, "notes": [EVIL]} if dataset == "ring" else {}
-        cells.save(run, "vae", dataset, "weights", cells.plane(centre, 0.52, 0.03, 0.05), steps=12_345, **names)
+        vae = cells.save(run, "vae", dataset, "weights", cells.plane(centre, 0.52, 0.03, 0.05), steps=12_345, **names)
+        write_json(vae / "readings.json", [reading(number, *said) for number, said in enumerate(READINGS, start=2)])
         cells.save(run, "ddpm", dataset, "lower_bound", cells.plane(centre, 0.6, 0.05, 0.5), steps=3_000)
     for model, kind, level in (("flow", "weights", 120.0), ("vae", "weights", 110.0), ("ddpm", "lower_bound", 130.0)):
         image = {"event_shape": [1, 8, 8], "levels": 17, "bits_per_dim": level / (64 * math.log(2))}
@@ -231,7 +249,7 @@ def test_the_records_can_be_saved(browser: Any, tab: Any, run: Path, tmp_path: P
     records = json.loads(save("as-json"))
     rows = report.rows([run])
     assert [record["cell"] for record in records] == [row["cell"] for row in rows]
-    assert [record["label"] for record in records].count(EVIL) == 1
+    assert [record["label"] for record in records].count(EVIL) == 1 + len(READINGS)
     for record, row in zip(records, rows, strict=True):
         assert {key: record["evaluation" if key == "estimator" else key] for key in ROW_KEYS} == row
     lines = [*csv.DictReader(io.StringIO(save("as-csv")))]
