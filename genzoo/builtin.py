@@ -12,6 +12,7 @@ KNOWN_PLUGINS = {
     "flow": "genzoo-flow",
     "ddpm": "genzoo-ddpm",
     "ddim": "genzoo-ddpm",
+    "d3pm": "genzoo-ddpm",
     "pyro_vae": "genzoo-pyro",
     "pyro_mixture": "genzoo-pyro",
     "gmm": "genzoo-mixture",
@@ -27,6 +28,7 @@ KNOWN_PLUGINS = {
     "ebm": "genzoo-energy",
     "gan": "genzoo-gan",
     "wgan": "genzoo-gan",
+    "autoencoder": "genzoo-autoencoder",
 }
 
 FFJORD = "Grathwohl et al. 2019, arXiv:1810.01367"

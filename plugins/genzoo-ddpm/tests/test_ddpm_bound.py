@@ -105,7 +105,7 @@ def test_samples_of_the_exact_chain_have_the_datas_moments(exact: Callable[..., 
 def test_stratified_estimate_and_its_variance_are_unbiased(k: int) -> None:
     """40,000 replicates of a noisy sum over 12 steps: the mean within 4 standard errors, the variance within 5 %."""
     torch.manual_seed(0)
-    allocation = Allocation(12, 1)
+    allocation = Allocation(12, 1, 0)
     height = torch.linspace(0, 3, 12, dtype=torch.float64).square()
     pilot = height[:, None] * (1 + torch.randn(12, 50, dtype=torch.float64))
     index = torch.arange(1, 12).repeat_interleave(50)
@@ -131,7 +131,7 @@ def test_stratified_estimate_and_its_variance_are_unbiased(k: int) -> None:
 def test_strata_hold_two_draws() -> None:
     assert strata(5, torch.device("cpu")).tolist() == [0, 0, 1, 1, 1]
     assert strata(1, torch.device("cpu")).tolist() == [0]
-    allocation = Allocation(10, 0)
+    allocation = Allocation(10, 0, 1)
     step, _, place = allocation.draw(20, 1000)
     # uniform q over 10 steps and 10 strata: each step is drawn exactly twice
     assert bool((step.sort(0).values == torch.arange(10).repeat_interleave(2)[:, None]).all())

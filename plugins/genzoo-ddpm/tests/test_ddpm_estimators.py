@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from genzoo_ddpm.ddpm import DDIM, DDPM
 from genzoo_ddpm.diffusion import Diffusion
 from genzoo_ddpm.estimators import DrawnBound, thinned
 from genzoo_ddpm.ode import flow_likelihood
-from genzoo_ddpm.paths import path_weights
+from genzoo_ddpm.paths import gaussian_path, path_weights
 from genzoo_ddpm.pixels import MERGED, WIDER, PixelDenoiser
 from genzoo_ddpm.schedules import Chain, LogSNRSchedule
 from genzoo_ddpm.terms import ContinuousTerms, StepTerms, Terms
@@ -68,12 +69,13 @@ def test_every_path_of_the_exact_chain_weighs_the_density(exact_model: Exact) ->
     truth = log_normal(POINTS, LOC, SCALE)
     torch.manual_seed(0)
     with torch.no_grad():
-        result = path_weights(model, POINTS, POINTS[:, :0], 4)
+        result = path_weights(partial(gaussian_path, model), 4096, POINTS, POINTS[:, :0], 4)
         torch.testing.assert_close(result.lower, truth, atol=1e-9, rtol=0)
         assert result.kind == "weights"
         assert result.arrays["effective_sample_size"].tolist() == pytest.approx([4.0] * 3)
         model.variance.ratio.mul_(1.01)  # type: ignore[operator]
-        assert float((path_weights(model, POINTS, POINTS[:, :0], 1).lower - truth).abs().min()) > 1e-5
+        wrong = path_weights(partial(gaussian_path, model), 4096, POINTS, POINTS[:, :0], 1)
+        assert float((wrong.lower - truth).abs().min()) > 1e-5
 
 
 def perturbed(make: type[DDPM] | type[DDIM], spec: DataSpec, config: dict[str, Any]) -> Diffusion:

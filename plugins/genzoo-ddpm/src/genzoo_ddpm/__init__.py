@@ -10,7 +10,7 @@ __all__ = ["genzoo_models"]
 
 @hookimpl
 def genzoo_models() -> list[ModelCard]:
-    """ddpm and its variant ddim."""
+    """ddpm, its variant ddim, and d3pm for codes with few levels."""
     family, real = "denoising diffusion", {"real": {"standardize": True}}
     effort = {"real": 32, "binary": 4, "discrete": 4}
     checked = {"steps": 5, "width": 8, "blocks": 1}  # their full sum is cheap, and nothing in the code is left out
@@ -36,5 +36,18 @@ def genzoo_models() -> list[ModelCard]:
             num_samples=effort,
             kind="lower_bound",
             checked=checked,
+        ),
+        ModelCard(
+            name="d3pm",
+            summary="diffusion of codes by masking them in random order, or by flipping them",
+            family=family,
+            target="genzoo_ddpm.d3pm:D3PM",
+            paper="Austin et al. 2021, arXiv:2107.03006; Hoogeboom et al. 2022, arXiv:2110.02037",
+            data=("binary", "discrete"),
+            max_levels=32,
+            because="its network has an output for each level of each dimension; ddpm takes more levels, and real data",
+            num_samples={"binary": 4, "discrete": 4},
+            kind="lower_bound",
+            checked={"width": 8, "blocks": 1},
         ),
     ]

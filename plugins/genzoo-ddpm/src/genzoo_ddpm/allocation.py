@@ -4,10 +4,11 @@ With h_t(x, eps) the term at step t, any baseline b_t and slope c_t, and D = E |
 
     sum_t E h_t = sum_t b_t + E_{t ~ q} [r_t / q_t],    r_t = h_t - b_t - c_t (|eps|^2 - D).
 
-h_t is averaged over eps and -eps, which share |eps|^2. b, c and q are fitted by a pilot (b_t = mean h_t; c_t by least
-squares; q_t proportional to the root mean square of r_t, the Neyman allocation) and no choice of them is wrong: they
-change the variance only. Steps are drawn by inverting the CDF of q in floor(K / 2) strata, two independent draws in
-each (three in the last for odd K), so that the spread inside the strata estimates the variance without bias.
+(Other noise than eps brings its own control variate of mean 0.) h_t is averaged over eps and -eps, which share |eps|^2.
+b, c and q are fitted by a pilot (b_t = mean h_t; c_t by least squares; q_t proportional to the root mean square of r_t,
+the Neyman allocation) and no choice of them is wrong: they change the variance only. Steps are drawn by inverting the
+CDF of q in floor(K / 2) strata, two independent draws in each (three in the last for odd K), so that the spread inside
+the strata estimates the variance without bias.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 
 LIKE = 28
 """A chain has about this many parts within which steps are alike: half a unit of log-SNR. A rough q costs variance."""
+
+ROUNDING = 1e-12
+"""Squared size of a control variate over that of the values, below which it is none."""
 
 UNIFORM_SHARE = 0.05
 """Part of q spread evenly, since a pilot may miss a rare large term."""
@@ -33,23 +37,30 @@ class Draws(NamedTuple):
 
 
 class Allocation(nn.Module):
-    """Baseline, slope and probability of each step; unfitted: 0, 0 and uniform over `first..steps - 1`."""
+    """Baseline, slope and probability of each step; unfitted: 0, 0 and uniform over `first..steps - 1`.
+
+    Args:
+        steps, first: which there are.
+        alone: how many at the start are unlike their neighbours: a Gaussian decoder, where it is drawn.
+    """
 
     baseline: Tensor
     slope: Tensor
     probability: Tensor
 
-    def __init__(self, steps: int, first: int) -> None:
+    def __init__(self, steps: int, first: int, alone: int) -> None:
         super().__init__()
         self.first = first
+        self.alone = alone
         probability = (torch.arange(steps) >= first).to(torch.float64)
         self.register_buffer("baseline", torch.zeros(steps, dtype=torch.float64))
         self.register_buffer("slope", torch.zeros(steps, dtype=torch.float64))
         self.register_buffer("probability", probability / probability.sum())
 
-    def fit(self, step: Tensor, values: Tensor, excess: Tensor, dims: int) -> None:
-        """Fit to a pilot `(R,)` that saw every step from `first` on: h_t and |eps|^2 - D, whose variance is 2 D."""
-        alone = 1 - self.first  # the decoder, where it is drawn, is unlike the step beside it
+    def fit(self, step: Tensor, values: Tensor, excess: Tensor, spread: float | None) -> None:
+        """Fit to a pilot `(R,)` that saw every step from `first` on: h_t, and the control variate, whose variance is
+        `spread` where that is known."""
+        alone = self.alone
         count = torch.bincount(step, minlength=len(self.baseline))[self.first :]
         n = int(count[alone:].min())
 
@@ -59,15 +70,23 @@ class Allocation(nn.Module):
             return torch.cat([x[:alone], smooth(x[alone:], n, len(x) // LIKE)])
 
         self.baseline[self.first :] = smoothed(values, n)
-        self.slope[self.first :] = smoothed(values * excess / (2 * dims), n)
+        tiny = torch.finfo(torch.float64).tiny
+        if spread is None:
+            own = smoothed(excess.square(), n)
+            # one that is nothing but rounding explains nothing, and its slope would be as large as it is small
+            some = own > ROUNDING * smoothed(values.square(), n)
+            slope = torch.where(some, smoothed(values * excess, n) / own.clamp(min=tiny), 0.0)
+        else:
+            slope = smoothed(values * excess / spread, n)
+        self.slope[self.first :] = slope
         square = smoothed(self.residual(values, excess, step).square(), min(n, 8))
-        share = square.sqrt() / square.sqrt().sum().clamp(min=torch.finfo(torch.float64).tiny)
+        share = square.sqrt() / square.sqrt().sum().clamp(min=tiny)
         even = 1 / len(share)
         share = (1 - UNIFORM_SHARE) * share + UNIFORM_SHARE * even
         self.probability[self.first :] = share / share.sum()
 
     def residual(self, values: Tensor, excess: Tensor, step: Tensor) -> Tensor:
-        """r_t = h_t - b_t - c_t (|eps|^2 - D)."""
+        """r_t = h_t - b_t - c_t times the control variate."""
         return values - self.baseline[step] - self.slope[step] * excess
 
     def draw(self, num_samples: int, n: int) -> Draws:

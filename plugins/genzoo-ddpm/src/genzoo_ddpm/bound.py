@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,11 +13,7 @@ from torch import Tensor
 from genzoo.likelihood import LogLikelihood
 from genzoo.spec import Split
 from genzoo_ddpm.allocation import Allocation, stratified_variance
-from genzoo_ddpm.decoders import LevelsDecoder
 from genzoo_ddpm.terms import Terms
-
-if TYPE_CHECKING:
-    from genzoo_ddpm.diffusion import Diffusion
 
 PILOT_VECTORS, PILOT_IMAGES = 64, 4
 """Pairs of example and index in the pilot of an estimator, for each index, two network calls each."""
@@ -101,8 +96,8 @@ def _averaged(first: LogLikelihood, second: LogLikelihood, num_samples: int) -> 
 def _drawn_bound(terms: Terms, allocation: Allocation, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
     step, probability, place = allocation.draw(num_samples, len(z))
     example = torch.arange(len(z), device=z.device).repeat(num_samples)
-    eps = torch.randn(len(example), z.shape[1], dtype=z.dtype, device=z.device)
-    residual = residuals(terms, allocation, z[example], step.flatten(), place.flatten(), eps, labels[example])
+    rows = z[example]
+    residual = residuals(terms, allocation, rows, step.flatten(), place.flatten(), terms.noise(rows), labels[example])
     weighted = residual.view_as(step) / probability
     first = step == 0
     diffusion = torch.where(first, 0.0, weighted).mean(0)
@@ -112,15 +107,15 @@ def _drawn_bound(terms: Terms, allocation: Allocation, z: Tensor, labels: Tensor
     # what each step gives: its baseline, and the residuals of the draws that fell on it
     each = base.repeat(len(z), 1).scatter_add(1, step.T, weighted.T / num_samples)
     arrays = {"diffusion_per_step": -each[:, 1:].float()}
-    return answer(terms.model, z, num_samples, base[1:].sum() + diffusion, base[0] + decoder, variance, arrays)
+    return answer(terms, z, num_samples, base[1:].sum() + diffusion, base[0] + decoder, variance, arrays)
 
 
 def residuals(
-    terms: Terms, allocation: Allocation, z: Tensor, step: Tensor, place: Tensor, eps: Tensor, labels: Tensor
+    terms: Terms, allocation: Allocation, z: Tensor, step: Tensor, place: Tensor, noise: Tensor, labels: Tensor
 ) -> Tensor:
     """The terms, mirrored, less their control variates: `(R,)` float64."""
-    values = terms.mirrored(z, step, place, eps, labels)
-    return allocation.residual(values, eps.double().square().sum(1) - z.shape[1], step)
+    values = terms.mirrored(z, step, place, noise, labels)
+    return allocation.residual(values, terms.excess(z, step, noise), step)
 
 
 def _full_bound(terms: Terms, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
@@ -130,16 +125,16 @@ def _full_bound(terms: Terms, z: Tensor, labels: Tensor, num_samples: int) -> Lo
     for t in range(terms.first, terms.count):
         index = torch.full((len(many),), t, device=z.device)
         place = torch.rand(len(many), dtype=torch.float64, device=z.device)
-        values = terms(many, index, place, torch.randn_like(many), names).view(num_samples, len(z))
+        values = terms(many, index, place, terms.noise(many), names).view(num_samples, len(z))
         mean[t] = values.mean(0)
         if num_samples > 1:
             variance += values.var(0) / num_samples
     known = variance if num_samples > 1 else None
-    return answer(terms.model, z, num_samples, mean[1:].sum(0), mean[0], known, {"diffusion_per_step": -mean[1:].T})
+    return answer(terms, z, num_samples, mean[1:].sum(0), mean[0], known, {"diffusion_per_step": -mean[1:].T})
 
 
 def answer(
-    model: Diffusion,
+    terms: Terms,
     z: Tensor,
     num_samples: int,
     diffusion: Tensor,
@@ -147,14 +142,14 @@ def answer(
     variance: Tensor | None,
     arrays: dict[str, Tensor],
 ) -> LogLikelihood:
-    """Add the prior and, for codes, the decoder: one draw an example, two where a variance is asked for."""
-    if isinstance(model.decoder, LevelsDecoder):
-        draws = torch.stack([model._decoder_draw(z) for _ in range(1 if variance is None else 2)])
-        decoder = -draws.mean(0)
+    """Add the prior and the decoder where it is no index: one draw an example, two where a variance is asked for."""
+    if terms.first:
+        draws = torch.stack([terms.decoder(z) for _ in range(1 if variance is None else 2)])
+        decoder = draws.mean(0)
         variance = None if variance is None else variance + draws.var(0) / 2
-    terms = {"prior": -model._prior(z), "diffusion": -diffusion, "decoder": -decoder}
-    lower = torch.stack(list(terms.values())).sum(0)
-    return LogLikelihood.lower_bound(lower, num_samples=num_samples, variance=variance, terms=terms, arrays=arrays)
+    parts = {"prior": -terms.prior(z), "diffusion": -diffusion, "decoder": -decoder}
+    lower = torch.stack(list(parts.values())).sum(0)
+    return LogLikelihood.lower_bound(lower, num_samples=num_samples, variance=variance, terms=parts, arrays=arrays)
 
 
 def pilot(terms: Terms, valid: Split) -> Allocation:
@@ -164,14 +159,15 @@ def pilot(terms: Terms, valid: Split) -> Allocation:
     pairs = PILOT_VECTORS if model.network.rows > 1000 else PILOT_IMAGES
     pairs = max(2, min(pairs, PILOT_NUMBERS // (terms.count * z.shape[1])))
     index = torch.arange(terms.first, terms.count, device=z.device).repeat(pairs)
-    if terms.first == 0:
+    allocation = terms.allocation()
+    if allocation.alone:
         index = torch.cat([index, index.new_zeros(DECODER_PAIRS)])
     rows = torch.randint(len(z), (len(index),), device=z.device)
-    eps = torch.randn(len(index), z.shape[1], dtype=z.dtype, device=z.device)
+    z, labels = z[rows], labels[rows]
+    noise = terms.noise(z)
     place = torch.rand(len(index), dtype=torch.float64, device=z.device)
-    values = terms.mirrored(z[rows], index, place, eps, labels[rows])
-    allocation = Allocation(terms.count, terms.first).to(z.device)
-    allocation.fit(index, values, eps.double().square().sum(1) - z.shape[1], z.shape[1])
+    values = terms.mirrored(z, index, place, noise, labels)
+    allocation.fit(index, values, terms.excess(z, index, noise), terms.spread)
     return allocation
 
 

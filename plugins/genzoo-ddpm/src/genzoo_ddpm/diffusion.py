@@ -23,7 +23,7 @@ from torch import Tensor
 from genzoo.config import Config, TrainSettings
 from genzoo.config import Config as BaseConfig
 from genzoo.errors import CapabilityError
-from genzoo.interface import ConditionalSampler, Estimator, GradientModel
+from genzoo.interface import ConditionalSampler, Estimator
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
 from genzoo.noising import GaussianProcess, Noising
@@ -34,11 +34,13 @@ from genzoo_ddpm.bound import PILOT_NUMBERS, drawn_bound, subset
 from genzoo_ddpm.decoders import GaussianDecoder, LevelsDecoder
 from genzoo_ddpm.estimators import estimators_of
 from genzoo_ddpm.given import draw_given
+from genzoo_ddpm.learned import LearnedSchedule, continuous_loss
 from genzoo_ddpm.networks import GaussianDenoiser, VectorNetwork
 from genzoo_ddpm.objectives import OBJECTIVES
 from genzoo_ddpm.options import DiffusionConfig, schedule_of
 from genzoo_ddpm.pixels import PixelDenoiser
-from genzoo_ddpm.schedules import Chain
+from genzoo_ddpm.schedules import Chain, Subsequence
+from genzoo_ddpm.stepwise import StepModel
 from genzoo_ddpm.terms import StepTerms
 from genzoo_ddpm.unet import PatchUNet
 from genzoo_ddpm.variances import VARIANCES
@@ -53,7 +55,7 @@ PILOT_ROWS, PILOT_IMAGES = 1 << 17, 1 << 10
 """Pairs of example and step that fit variances and allocation, two network calls each: some seconds on one core."""
 
 
-class Diffusion(GradientModel, ConditionalSampler, Noising):
+class Diffusion(StepModel, ConditionalSampler, Noising):
     """The chain, its network and its bound; DDPM and DDIM are its leaves and differ in `eta` alone."""
 
     Config: ClassVar[type[Config]] = DiffusionConfig
@@ -62,7 +64,13 @@ class Diffusion(GradientModel, ConditionalSampler, Noising):
         super().__init__(spec, config)
         c = self.options
         self.eta = eta
-        self.chain = Chain(schedule_of(spec, c), eta)
+        schedule = schedule_of(spec, c)
+        self.chain = Chain(schedule, eta)
+        self.schedule: LearnedSchedule | None = None
+        if c.schedule == "learned":
+            ends = schedule.log_snr()
+            self.schedule = LearnedSchedule(float(ends[0]), float(ends[-1]))
+            self.register_load_state_dict_post_hook(lambda model, keys: model._follow_schedule())
         levels = spec.levels
         self.decoder: GaussianDecoder | LevelsDecoder = (
             GaussianDecoder(self.chain, c.decoder_variance)
@@ -75,7 +83,7 @@ class Diffusion(GradientModel, ConditionalSampler, Noising):
         )
         self.variance = VARIANCES[c.variance](self.chain, self.denoiser.prior_ratio)
         self.objective = OBJECTIVES[c.objective]()
-        self.allocation = Allocation(c.steps, self.first)
+        self.allocation = Allocation(c.steps, self.first, 1 - self.first)
         sides, outputs, classes = self.denoiser.sides, 1 + self.variance.outputs, condition_width(spec)
         shape = spec.event_shape
         self.network: PatchUNet | VectorNetwork = (
@@ -92,8 +100,8 @@ class Diffusion(GradientModel, ConditionalSampler, Noising):
 
     @property
     def loss_in_nats(self) -> bool:
-        """True for the variational objective."""
-        return self.objective.in_nats
+        """True for the variational objective; the continuous-time bound is that of another chain, and above it."""
+        return self.objective.in_nats and self.schedule is None
 
     def default_training(self) -> TrainSettings:
         """Found on the toys and on MNIST in short trainings; not a search."""
@@ -157,6 +165,8 @@ class Diffusion(GradientModel, ConditionalSampler, Noising):
 
     def _loss(self, x: Tensor, progress: float, condition: Tensor | None) -> Tensor:
         z, labels = self._encoded(x, condition)
+        if self.schedule is not None:
+            return continuous_loss(self, self.schedule, z, labels).to(z.dtype)
         step = self.objective.draw(len(z), self.first, len(self.chain), z.device)
         eps = torch.randn_like(z)
         square, cue = self._errors(z, step, eps, labels)
@@ -202,6 +212,7 @@ class Diffusion(GradientModel, ConditionalSampler, Noising):
 
     def _calibrate(self, train: Split, valid: Split) -> None:
         """Fit variances and allocation to a pilot: a few examples at every step, each with a noise and its mirror."""
+        self._follow_schedule()
         most = PILOT_ROWS if self.network.rows > 1000 else PILOT_IMAGES
         count = len(self.chain) - self.first
         n = max(1, min(most, PILOT_NUMBERS // self.spec.dims) // count)
@@ -217,7 +228,20 @@ class Diffusion(GradientModel, ConditionalSampler, Noising):
         nats = [self._nats(step, square.double(), self._log_variance(step, cue)) for square, cue in both]
         values = (nats[0] + nats[1]) / 2
         excess = eps.double().square().sum(1) - self.spec.dims
-        self.allocation.fit(step, values, excess, self.spec.dims)
+        self.allocation.fit(step, values, excess, 2.0 * self.spec.dims)
+
+    def _follow_schedule(self) -> None:
+        """Bring the tables of chain and variances to where a learned schedule is."""
+        if self.schedule is None:
+            return
+        values = tuple(self.schedule.log_snr(len(self.chain)).tolist())
+        chain = Chain(Subsequence(len(values), values), self.eta)
+        variance = VARIANCES[self.options.variance](chain, self.denoiser.prior_ratio)
+        stored = self.variance.state_dict()
+        for mine, fresh in ((self.chain, chain), (self.variance, variance)):
+            for name, table in fresh.named_buffers():
+                if mine is self.chain or name not in stored:
+                    mine.get_buffer(name).copy_(table)
 
     # the bound
 
@@ -311,7 +335,7 @@ class Diffusion(GradientModel, ConditionalSampler, Noising):
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
         """forward: one path from x_0 up to x_T; reverse: from x_T down to the draws of `sample(n, seed)` (of a
         conditional model, under labels drawn alike)."""
-        process = self.forward_process(self.spec, self.options)
+        process = GaussianProcess(self.chain.signal, self.chain.noise, self.spec.levels)
         times = process.times(FRAMES)
         with torch.no_grad(), evaluating(self), seeded(seed, x.device):
             classes = self.spec.classes

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,8 +28,9 @@ from genzoo.spec import Split
 from genzoo_ddpm.allocation import Allocation
 from genzoo_ddpm.bound import drawn_bound, full_bound, pilot
 from genzoo_ddpm.ode import flow_likelihood, flow_name
-from genzoo_ddpm.paths import path_weights
+from genzoo_ddpm.paths import Path, gaussian_path, path_weights
 from genzoo_ddpm.schedules import Chain, Subsequence
+from genzoo_ddpm.stepwise import StepModel
 from genzoo_ddpm.stratified import StratifiedBound
 from genzoo_ddpm.terms import ContinuousTerms, StepTerms, Terms
 from genzoo_ddpm.variances import VARIANCES
@@ -51,7 +53,7 @@ EFFORT: dict[str, tuple[tuple[int, int | None], tuple[int, int | None]]] = {
 class ModelBound(Estimator):
     """The model's default estimate, whose allocation is part of the model."""
 
-    def __init__(self, model: Diffusion, name: str) -> None:
+    def __init__(self, model: StepModel, name: str) -> None:
         self.model = model
         self.name = name
         self.calls = 2
@@ -74,7 +76,7 @@ class DiffusionEstimator(Estimator):
         another: whether it is of another model than the one that `sample` draws from.
     """
 
-    def __init__(self, model: Diffusion, name: str, calls: int | None, effort: str, another: bool = False) -> None:
+    def __init__(self, model: StepModel, name: str, calls: int | None, effort: str, another: bool = False) -> None:
         images = model.network.rows < 1000
         self.model = model
         self.name = name
@@ -102,9 +104,13 @@ class DiffusionEstimator(Estimator):
 class FullBound(DiffusionEstimator):
     """The sum over all T; `num_samples` draws cost T times as many network calls."""
 
+    def __init__(self, terms: Terms, name: str) -> None:
+        super().__init__(terms.model, name, terms.count - terms.first, "full")
+        self.terms = terms
+
     def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
         self.model._need_noise()
-        return full_bound(StepTerms(self.model), z, labels, num_samples)
+        return full_bound(self.terms, z, labels, num_samples)
 
 
 class DrawnBound(DiffusionEstimator):
@@ -113,7 +119,7 @@ class DrawnBound(DiffusionEstimator):
     def __init__(self, terms: Terms, name: str) -> None:
         super().__init__(terms.model, name, 2, "drawn", another=True)
         self.terms = terms
-        self.allocation = Allocation(terms.count, terms.first).to(terms.model.device)
+        self.allocation = terms.allocation()
 
     def start(self, valid: Split, seed: int) -> None:
         """Fit the allocation in a pilot; unfitted, it is uniform: as unbiased, and noisier."""
@@ -129,16 +135,24 @@ class DrawnBound(DiffusionEstimator):
 class PathWeights(DiffusionEstimator):
     """Importance weights of `num_samples` whole paths, T network calls each."""
 
+    def __init__(self, model: StepModel, path: Path, name: str, calls: int) -> None:
+        super().__init__(model, name, calls, "weights")
+        self.path = path
+
     def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
         self.model._need_noise()
-        return path_weights(self.model, z, labels, num_samples)
+        return path_weights(self.path, self.model.network.rows, z, labels, num_samples)
 
 
 class FlowLikelihood(DiffusionEstimator):
     """The probability-flow ODE; `num_samples` probes of its divergence where it is not exact."""
 
+    def __init__(self, model: Diffusion) -> None:
+        super().__init__(model, flow_name(model), None, "ode", another=True)
+        self.diffusion = model
+
     def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
-        return flow_likelihood(self.model, z, labels, num_samples)
+        return flow_likelihood(self.diffusion, z, labels, num_samples)
 
 
 def estimators_of(model: Diffusion) -> Mapping[str, Callable[[], Estimator]]:
@@ -155,12 +169,12 @@ def estimators_of(model: Diffusion) -> Mapping[str, Callable[[], Estimator]]:
 
     return {
         "vlb": lambda: ModelBound(model, f"vlb[{choice}]"),
-        "full": lambda: FullBound(model, f"full[{choice}]", count, "full"),
-        "weights": lambda: PathWeights(model, f"weights[{choice}]", count, "weights"),
+        "full": lambda: FullBound(StepTerms(model), f"full[{choice}]"),
+        "weights": lambda: PathWeights(model, partial(gaussian_path, model), f"weights[{choice}]", count),
         "stratified": lambda: StratifiedBound(StepTerms(model), f"stratified[{choice}]"),
         **{f"vlb_{steps}": shorter(steps) for steps in FEWER_STEPS if steps < c.steps},
         "continuous": lambda: DrawnBound(ContinuousTerms(model), f"continuous[another model: steps=infinite,{ends}]"),
-        "ode": lambda: FlowLikelihood(model, flow_name(model), None, "ode", another=True),
+        "ode": lambda: FlowLikelihood(model),
     }
 
 
@@ -176,5 +190,5 @@ def thinned(model: Diffusion, steps: int) -> Diffusion:
     shorter.variance = VARIANCES[model.options.variance](shorter.chain, 0.0).to(device)
     shorter.chain.to(device)
     shorter.variance.load_state_dict({name: table[index] for name, table in model.variance.state_dict().items()})
-    shorter.allocation = Allocation(steps, model.first).to(device)
+    shorter.allocation = Allocation(steps, model.first, 1 - model.first).to(device)
     return shorter

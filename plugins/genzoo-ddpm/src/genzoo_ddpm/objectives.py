@@ -52,13 +52,18 @@ class VariationalBound(Objective):
     in_nats = True
 
     def draw(self, n: int, first: int, last: int, device: torch.device) -> Tensor:
-        """See Objective: (u + i / n) mod 1 with one u for the batch."""
-        place = (torch.rand((), device=device) + torch.arange(n, device=device) / n) % 1
+        """See Objective."""
+        place = evenly(n, device)
         return (first + (place * (last - first)).to(torch.int64)).clamp(max=last - 1)
 
     def loss(self, square: Tensor, snr: Tensor, nats: Callable[[Tensor], Tensor], count: int) -> Tensor:
         """See Objective."""
         return count * nats(square)
+
+
+def evenly(n: int, device: torch.device) -> Tensor:
+    """`(n,)` in [0, 1), each uniform: (u + i / n) mod 1 with one u for all."""
+    return (torch.rand((), device=device) + torch.arange(n, device=device) / n) % 1
 
 
 OBJECTIVES: dict[str, type[Simple] | type[VariationalBound]] = {"simple": Simple, "vlb": VariationalBound}

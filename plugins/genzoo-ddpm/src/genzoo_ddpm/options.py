@@ -25,13 +25,15 @@ class DiffusionConfig(Config):
     """Configuration of a denoising diffusion. Defaults come from short trainings."""
 
     steps: int = Field(256, ge=2, description="T; more steps tighten the bound and slow sampling in proportion")
-    schedule: Literal["log_snr", "linear", "cosine"] = Field(
-        "log_snr", description="log_snr: lam_t linear in t; linear, cosine: beta_t by Ho and by Nichol & Dhariwal"
+    schedule: Literal["log_snr", "linear", "cosine", "learned"] = Field(
+        "log_snr",
+        description="log_snr: lam_t linear in t; linear, cosine: beta_t by Ho and by Nichol & Dhariwal; learned: "
+        "monotone, of least variance, trained on the bound of infinitely many steps",
     )
     log_snr_max: float | None = Field(
-        None, description="lam_1 of log_snr; none: 9 for real data, 13.6 for 256 levels, less for fewer"
+        None, description="lam_1 of log_snr and learned; none: 9 for real data, 13.6 for 256 levels, less for fewer"
     )
-    log_snr_min: float = Field(-5.0, description="lam_T of log_snr")
+    log_snr_min: float = Field(-5.0, description="lam_T of log_snr and learned")
     objective: Literal["vlb", "simple"] = Field("vlb", description="the bound itself, or Ho's mean squared error")
     variance: Literal["analytic", "small", "large", "learned"] = Field(
         "analytic", description="reverse variance: fitted per step, posterior variance, beta_t, or from the network"
@@ -47,7 +49,16 @@ class DiffusionConfig(Config):
 
 
 def schedule_of(spec: DataSpec, config: DiffusionConfig) -> Schedule:
-    """The schedule of `config`, with end points that suit `spec`; ConfigError where they do not fall."""
+    """The schedule of `config`, with end points that suit `spec`; a learned one as it begins.
+
+    Raises:
+        ConfigError: end points that do not fall; a learned schedule with what its bound does not train.
+    """
+    if config.schedule == "learned" and (config.objective != "vlb" or config.variance == "learned"):
+        raise ConfigError(
+            "schedule=learned trains on the bound of infinitely many steps, in which there is no reverse variance: "
+            f"expected objective=vlb and variance other than learned; got {config.objective} and {config.variance}"
+        )
     if config.schedule == "linear":
         return LinearSchedule(config.steps)
     if config.schedule == "cosine":

@@ -10,6 +10,7 @@ process in the other direction, for every eta, and only two of its points are he
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,21 +23,25 @@ if TYPE_CHECKING:
     from genzoo_ddpm.diffusion import Diffusion
 
 
-def path_weights(model: Diffusion, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
-    """Of `num_samples` paths an example, a few at a time: as many as the network takes at once."""
+Path = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+"""Encoded data `(R, D)` and labels to the parts `(R,)` float64 of log w along one path of each row."""
+
+
+def path_weights(path: Path, rows: int, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+    """Of `num_samples` paths an example, a few at a time: as many as the network takes `rows` at once."""
     sums = WeightSums()
     while sums.count < num_samples:
-        k = min(max(1, model.network.rows // max(1, len(z))), num_samples - sums.count)
-        parts = [torch.split(part, model.network.rows) for part in (z.repeat(k, 1), labels.repeat(k, 1))]
-        pieces = [_path(model, x, label) for x, label in zip(*parts, strict=True)]
+        k = min(max(1, rows // max(1, len(z))), num_samples - sums.count)
+        parts = [torch.split(part, rows) for part in (z.repeat(k, 1), labels.repeat(k, 1))]
+        pieces = [path(x, label) for x, label in zip(*parts, strict=True)]
         terms = {name: torch.cat([piece[name] for piece in pieces]).view(k, -1) for name in pieces[0]}
         log_w = torch.stack(list(terms.values())).sum(0)
         sums.add(log_w, {name: term.mean(0) for name, term in terms.items()})
     return sums.result()
 
 
-def _path(model: Diffusion, z: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The parts `(R,)` float64 of log w along one path of each row."""
+def gaussian_path(model: Diffusion, z: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """A Path of a Gaussian chain."""
     chain = model.chain
     signal, noise = float(chain.signal[-1]), float(chain.noise[-1])
     eps = torch.randn_like(z)

@@ -18,7 +18,6 @@ from genzoo.likelihood import LogLikelihood
 from genzoo.seeding import evaluating, seeded
 from genzoo.spec import Split
 from genzoo.stratified import StratifiedEstimator
-from genzoo_ddpm.allocation import Allocation
 from genzoo_ddpm.bound import answer, pilot, residuals
 from genzoo_ddpm.terms import Terms
 
@@ -27,9 +26,6 @@ EVEN = 2
 
 BITS = 16
 """Of a rank, where examples are ordered."""
-
-EDGE = 1e-12
-"""Uniform numbers stay this far from 0 and 1, whose quantiles are infinite."""
 
 
 class StratifiedBound(StratifiedEstimator):
@@ -41,7 +37,7 @@ class StratifiedBound(StratifiedEstimator):
         self.terms = terms
         self.name = name
         self.calls = 2
-        self.allocation = Allocation(terms.count, terms.first).to(terms.model.device)
+        self.allocation = terms.allocation()
 
     def start(self, valid: Split, seed: int) -> None:
         """The pilot, whose draws are discarded; without it indices are uniform, and the mean is noisier."""
@@ -72,9 +68,9 @@ class StratifiedBound(StratifiedEstimator):
         points = sobol(count, 2 + even).to(z.device)
         example = nearby(z)[(points[:, 0] * n).to(torch.int64).clamp(max=n - 1)]
         step, probability, place = self.allocation.at(points[:, 1])
-        eps = torch.randn(count, dims, dtype=z.dtype, device=z.device)
-        eps[:, :even] = torch.special.ndtri(points[:, 2:].clamp(EDGE, 1 - EDGE)).to(z.dtype)
-        residual = residuals(self.terms, self.allocation, z[example], step, place, eps, labels[example])
+        rows = z[example]
+        noise = self.terms.noise(rows, points[:, 2:])
+        residual = residuals(self.terms, self.allocation, rows, step, place, noise, labels[example])
         weighted = residual / probability * (n / count)
         base, first = self.allocation.baseline, step == 0
 
@@ -83,7 +79,7 @@ class StratifiedBound(StratifiedEstimator):
 
         diffusion = spread(torch.where(first, 0.0, weighted), base[1:].sum())
         decoder = spread(torch.where(first, weighted, 0.0), base[0])
-        return answer(self.terms.model, z, num_samples, diffusion, decoder, None, {})
+        return answer(self.terms, z, num_samples, diffusion, decoder, None, {})
 
 
 def sobol(n: int, dims: int) -> Tensor:

@@ -5,6 +5,7 @@ images a second of a usual UNet for a better bound in the same time.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -56,16 +57,26 @@ class PatchUNet(nn.Module):
         outputs: numbers a dimension.
         classes: one-hot label features.
         width: channels at the first resolution; the second has half as many again.
+        frequencies: of the Fourier features of x_t, in half turns a unit.
     """
 
     rows = 256
     """Images evaluated at once."""
 
-    def __init__(self, shape: tuple[int, int, int], sides: int, outputs: int, classes: int, width: int) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        sides: int,
+        outputs: int,
+        classes: int,
+        width: int,
+        frequencies: Sequence[float] = FREQUENCIES,
+    ) -> None:
         super().__init__()
         channels, height, breadth = shape
         patch = 2 if height % 2 == breadth % 2 == 0 else 1
         self.shape = shape
+        self.frequencies = frequencies
         pixels = channels * patch**2
         embedding, wide = 2 * width, width + width // 2
         self.into, self.outof = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
@@ -73,7 +84,7 @@ class PatchUNet(nn.Module):
         self.embed = nn.Sequential(
             nn.Linear(32 + classes, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
-        self.stem = nn.Conv2d(pixels * (1 + 2 * len(FREQUENCIES) + sides), width, 3, padding=1)
+        self.stem = nn.Conv2d(pixels * (1 + 2 * len(frequencies) + sides), width, 3, padding=1)
         self.down = nn.ModuleList(ResidualBlock(width, width, embedding) for _ in range(1))
         self.shrink = nn.Conv2d(width, wide, 3, stride=2, padding=1)
         self.middle = nn.ModuleList(ResidualBlock(wide, wide, embedding) for _ in range(2))
@@ -92,9 +103,9 @@ class PatchUNet(nn.Module):
     def _forward(self, x: Tensor, side: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:
         image = x.reshape(len(x), *self.shape)
         # VDM's Fourier features: what lies between two levels is invisible to a linear layer of x
-        angles = torch.cat([image * (f * math.pi) for f in FREQUENCIES], 1)
+        angles = [image * (f * math.pi) for f in self.frequencies]
         planes = side.reshape(len(x), -1, *self.shape[1:])
-        image = torch.cat([image, angles.sin(), angles.cos(), planes], 1)
+        image = torch.cat([image, *(a.sin() for a in angles), *(a.cos() for a in angles), planes], 1)
         e = self.embed(torch.cat([self.time(log_snr / LOG_SNR_SCALE), condition], 1))
         h = self.stem(self.into(image))  # (R, width, H/2, W/2)
         for block in self.down:
