@@ -192,6 +192,9 @@ def test_another_result_of_a_cell_is_not_another_seed(runs: tuple[Path, Path]) -
     text = report.render(runs, "html")
     assert "flow (before)" in text
     assert "(before)" not in text[text.index("To run it again") : text.index("<dl>")]
+    commands = [line for line in report.render(runs, "md").splitlines() if "genzoo bench -m" in line]
+    assert len(commands) == 2
+    assert not any("before" in command for command in commands)
 
 
 def test_runs_that_share_no_seed_are_merged(runs: tuple[Path, Path]) -> None:

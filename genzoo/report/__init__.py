@@ -166,7 +166,8 @@ def _origins(groups: Sequence[Group], runs: Sequence[Path], form: Callable[[Tabl
     """How the numbers came about: commands, machine and versions, every cell with its settings."""
     entries = [entry for group in groups for entry in entries_in_order(group)]
     records = [entry.record for entry in entries]
-    commands = list(dict.fromkeys(plain(command(run, records)) for run in runs))
+    stored = [entry.folder.record for entry in entries]  # without the run that a label may name
+    commands = list(dict.fromkeys(plain(command(run, stored)) for run in runs))
     facts = [f"{key}: {value}" for key, value in provenance(records)]
     if not headings:
         return ["\n".join(f"% {line}" for line in [*commands, *facts])]
