@@ -3,7 +3,7 @@
     <run>/plan.toml, report.html
     <run>/cells/<model>-<dataset>-<seed>-<hash>/
         record.json         schema 1: sorted keys, no NaN (null and a status instead)
-        arrays.npz          per-example values, samples, grids, curve, traces; never pickled
+        arrays.npz          per-example values, samples, grids, curves, traces, extreme images; never pickled
         model.safetensors   the evaluated model
         readings.json       later evaluations (`genzoo eval`), appended and counted
         checkpoint-*        while training

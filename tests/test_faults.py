@@ -44,6 +44,8 @@ ALLOWED = {
     ("genzoo/state.py", "safetensors.torch.save"): "to bytes",
     ("genzoo/cli/sample.py", "np.save"): "to memory",
     ("genzoo/report/plots.py", "pages.savefig"): "to memory",
+    ("genzoo/report/plots.py", "figure.savefig"): "to memory",
+    ("genzoo/data/pictures.py", "open"): "a picture, for reading",
     ("genzoo/guard.py", "open"): "the null device",
     ("genzoo/cells.py", "record.save"): "RunRecord's own",
     ("genzoo/bench.py", "record.save"): "RunRecord's own",
