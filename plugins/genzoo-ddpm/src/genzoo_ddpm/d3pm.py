@@ -140,7 +140,7 @@ class D3PM(StepModel, Noising):
         spread = ((believed @ values.square()) - mean.square()).clamp(min=0).sqrt()
         side = torch.cat([mean, spread, *([masked.to(value.dtype)] if self.kernel.masks else [])], 1)
         told = self.kernel.clarity(x_t, step).to(value.dtype)
-        output = self.network(value, side, told, labels).view(len(x_t), self.levels, -1)  # (R, L, D)
+        output: Tensor = self.network(value, side, told, labels).view(len(x_t), self.levels, -1)  # (R, L, D)
         return (believed.clamp(min=1e-30).log() + output.transpose(1, 2)).log_softmax(2)
 
     # the bound

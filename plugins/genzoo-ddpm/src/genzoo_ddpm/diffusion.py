@@ -70,7 +70,8 @@ class Diffusion(StepModel, ConditionalSampler, Noising):
         if c.schedule == "learned":
             ends = schedule.log_snr()
             self.schedule = LearnedSchedule(float(ends[0]), float(ends[-1]))
-            self.register_load_state_dict_post_hook(lambda model, keys: model._follow_schedule())
+            # tables are not stored: they follow the weights
+            self.register_load_state_dict_post_hook(_follow)  # type: ignore[no-untyped-call]
         levels = spec.levels
         self.decoder: GaussianDecoder | LevelsDecoder = (
             GaussianDecoder(self.chain, c.decoder_variance)
@@ -352,3 +353,8 @@ class Diffusion(StepModel, ConditionalSampler, Noising):
             "reverse": torch.stack(reverse, 1).reshape(n, len(times), *shape),
             "reverse_at": at.flip(0),
         }
+
+
+def _follow(model: Diffusion, incompatible: object) -> None:
+    """After weights are loaded."""
+    model._follow_schedule()
