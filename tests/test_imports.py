@@ -13,7 +13,15 @@ import pytest
 import genzoo
 
 ROOT = Path(__file__).parent.parent
-TORCH_FREE = ("genzoo", "genzoo.plan", "genzoo.records", "genzoo.executors", "genzoo.provenance", "genzoo.report")
+TORCH_FREE = (
+    "genzoo",
+    "genzoo.plan",
+    "genzoo.records",
+    "genzoo.executors",
+    "genzoo.provenance",
+    "genzoo.references",
+    "genzoo.report",
+)
 
 # Imports one module after the other, and says after each whether torch has come with it.
 WITNESS = """
