@@ -198,6 +198,10 @@ def test_a_live_table_on_a_terminal() -> None:
     bar = "\u2501" * 5  # a quarter of twenty
     assert b.split() == ["b", "on", "moons,", "seed", "0", bar, *str(Now.of(STEPS)).split()]
     assert c.startswith("c on moons")
+    narrow = Console(file=io.StringIO(), width=60)
+    narrow.print(shown.table(states("ok", "running", "running", data="/a/long/path/of/data.npz", **STEPS)))
+    lines = narrow.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [len(line) <= 60 for line in lines] == [True] * 3
 
 
 @pytest.mark.parametrize("name", ["folder", "data", "model", "reason", "stage"])

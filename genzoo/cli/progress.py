@@ -138,6 +138,8 @@ class LiveTable(Lines):
         """How far the bench is, and a row for each cell that runs."""
         now = [state for state in states if state.status == RUNNING]
         table = Table.grid(padding=(0, 2))
+        for _ in range(3):  # one line a cell, however narrow the terminal
+            table.add_column(no_wrap=True, overflow="ellipsis")
         for state in now[:SHOWN]:
             stands = Now.of(state.progress)
             bar = "" if stands.steps is None else ProgressBar(stands.steps or 1, stands.step or 0, width=20)
