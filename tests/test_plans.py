@@ -49,14 +49,25 @@ def test_every_plan_names_what_is_there(name: str) -> None:
     assert f"genzoo bench benchmarks/{name}.toml" in text or f"make {name}" in text  # how it is run
 
 
+def models(plan: Plan) -> list[str]:
+    return [Reference.parse(model).name for model in plan.models]
+
+
 def test_the_plans_of_mnist_are_one_bench_at_several_strengths() -> None:
     smoke, cpu, gpu = (read(f"mnist-{name}") for name in ("smoke", "cpu", "gpu"))
-    for plan in (smoke, cpu, gpu):
-        assert plan.datasets == ("mnist", "mnist_binary")
-        assert [Reference.parse(model).name for model in plan.models] == ["flow", "hvae", "ddpm"]
-    assert cpu.evaluation.points == gpu.evaluation.points == 10_000
+    binary = [read(f"mnist-{name}-binary") for name in ("cpu", "gpu")]
+    assert models(smoke) == models(cpu) == models(gpu) == ["flow", "hvae", "ddpm"]
+    assert cpu.datasets == gpu.datasets == ("mnist",)
     assert gpu.models == cpu.models
-    assert [str(Budget.parse(plan.budget)) for plan in (gpu, cpu)] == ["480s", "1800s"]
-    assert (cpu.device, gpu.device) == ("cpu", "cuda")
+    for plan in binary:
+        assert (models(plan), plan.datasets) == (["hvae"], ("mnist_binary",))
+    assert smoke.datasets == ("mnist", "mnist_binary")
+    strong = [cpu, gpu, *binary]
+    assert {plan.evaluation.points for plan in strong} == {10_000}
+    assert [(str(Budget.parse(plan.budget)), plan.device) for plan in strong] == [
+        ("1800s", "cpu"),
+        ("480s", "cuda"),
+    ] * 2
+    assert binary[1].evaluation.num_samples == 5000
     assert Budget.parse(smoke.budget).unit == "steps"  # seconds may hold no step on a busy machine
     assert 0 < smoke.evaluation.max_seconds <= 3

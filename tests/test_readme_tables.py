@@ -82,7 +82,8 @@ def test_an_open_marker_or_missing_records_fail(
     assert "expected <!-- /table:toys -->" in capsys.readouterr().err
 
 
-BESIDE = "<!-- beside:mnist-10min,mnist-gpu -->\nold\n<!-- /beside:mnist-10min,mnist-gpu -->\n"
+NAMES = "beside:mnist-10min,mnist-gpu,mnist-gpu-binary"
+BESIDE = f"<!-- {NAMES} -->\nold\n<!-- /{NAMES} -->\n"
 
 
 def image_record(folder: Path, model: str, dataset: str, nll: float) -> None:
@@ -139,19 +140,24 @@ def test_ours_beside_published_values(script: Any, tmp_path: Path) -> None:
     assert "| R |" not in made
     assert "| R? |" not in made
     # the plan that was not run has binary digits too, and they are in a table of their own
-    assert "| mnist-gpu: not run | – | – | – | – | not run | – |" in binary
+    assert "| mnist-gpu-binary: not run | – | – | – | – | not run | – |" in binary
     assert "| NVAE | variational autoencoder | ≤ 78.01 |" in binary
     assert "softmax transformer" not in binary
     assert "| measured here |" not in binary
     image_record(tmp_path / "mnist-gpu", "flow", "mnist", 550.0)
+    image_record(tmp_path / "mnist-gpu-binary", "hvae", "mnist_binary", 80.0)
     assert script.NOT_RUN not in script.regenerate(BESIDE, tmp_path)
 
 
 def test_plans_without_any_results(script: Any, tmp_path: Path) -> None:
     made = script.regenerate(BESIDE, tmp_path)
-    assert made.count("| mnist-10min: not run |") == 1  # it is of 8-bit digits alone
-    assert made.count("| mnist-gpu: not run |") == 2
-    assert made.startswith("<!-- beside:mnist-10min,mnist-gpu -->\n**mnist**")
+    grey, binary = made.split("**mnist\\_binary**")
+    assert "| mnist-10min: not run |" in grey
+    assert "| mnist-gpu: not run |" in grey
+    assert [line for line in binary.splitlines() if "not run" in line] == [
+        "| mnist-gpu-binary: not run | – | – | – | – | not run | – |"
+    ]
+    assert made.startswith(f"<!-- {NAMES} -->\n**mnist**")
     assert script.regenerate(made, tmp_path) == made
 
 
