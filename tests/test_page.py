@@ -6,7 +6,6 @@ Skipped where no Chromium is installed.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import importlib.util
 import io
 import json
@@ -24,10 +23,11 @@ import numpy as np
 import pytest
 
 from genzoo import report
-from genzoo.records import ROW_KEYS, RunRecord, write_json
-from genzoo.report import embedded, frontier, grids, ratio, table, units
+from genzoo.records import ROW_KEYS, write_json
+from genzoo.report import embedded, ratio
 from genzoo.report.collect import collect
 from genzoo.report.details import details
+from genzoo.report.units import NATS
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIL = "<img src=x onerror=taken=1></script><script>taken=1</script>[red]&amp;"
@@ -347,51 +347,6 @@ def test_thirty_such_cells_are_under_five_megabytes(file: Path) -> None:
     assert file.stat().st_size / 9 * 30 < 5e6
 
 
-def test_records_in_other_units() -> None:
-    record = RunRecord(cell="a", status="ok", model="a", label="a", dataset="d", seed=0, event_shape=[1, 8, 8])
-    record = dataclasses.replace(record, nll=64.0, stderr=0.5, kl=None, terms={"kl": -2.0, "rest": None})
-    bits, each = (units.in_unit(record, unit) for unit in (units.BITS, units.BITS_PER_DIM))
-    assert bits.nll == pytest.approx(64 / math.log(2))
-    assert each.nll == pytest.approx(1 / math.log(2))  # what `bits_per_dim` of a record is
-    assert each.stderr == pytest.approx(0.5 / 64 / math.log(2))
-    assert bits.terms == {"kl": pytest.approx(-2 / math.log(2)), "rest": None}
-    assert bits.kl is None
-    assert units.in_unit(record, units.NATS) is record
-
-
-@pytest.mark.parametrize(
-    ("cell", "key"),
-    [
-        ("<= 2.6671 +- 0.0068", "2.6671"),
-        ("-0.50 +- 0.01", "-0.50"),
-        ("12,345 *", "12345"),
-        ("[1.750, 2.03] +- 0.02", "2.03"),
-        ("<= inf (7 at -inf)", "Infinity"),
-        ("1e-05", "1e-05"),
-        ("0.03 [0.01, 0.05], p < 0.0001", "0.03"),
-        ("mean of 3", "3"),
-        ("bug", ""),
-        ("-", ""),
-    ],
-)
-def test_cells_sort_by_their_number(cell: str, key: str) -> None:
-    assert grids.sort_key(cell) == key
-
-
-def test_a_grid_holds_every_unit() -> None:
-    def make(unit: units.Unit) -> table.Table:
-        columns = (table.Column("rank"), table.Column(f"NLL, {unit}"))
-        return table.Table(columns, (table.Row(("1", f"= {unit.factor([2]):.2f}")),), ("a note",))
-
-    made = grids.grid(make)
-    assert made is not None
-    assert made.headings[1].title == grids.Text("NLL, nats", "NLL, bits", "NLL, bits/dim")
-    assert made.headings[0].title == grids.Text("rank")
-    assert made.lines[0].cells[1] == grids.Cell(grids.Text("= 1.00", "= 1.44", "= 0.72"), "1.00")
-    assert made.lines[0].first
-    assert grids.grid(lambda _: None) is None
-
-
 def test_the_map_of_the_ratio_is_red_where_a_model_has_too_little() -> None:
     with np.errstate(divide="ignore"):
         truth = np.log(np.array([[1.0, 1.0, 1.0], [1e-4, 1e-4, 0.0]]))  # lowest y first
@@ -407,16 +362,12 @@ def test_the_map_of_the_ratio_is_red_where_a_model_has_too_little() -> None:
     assert ratio.ratio_map(truth, model[:1], "") is None
 
 
-def test_labels_that_would_touch_are_dropped() -> None:
-    assert frontier.spaced([(0, "100"), (20, "200"), (40, "300")]) == ((0, "100"), (20, ""), (40, "300"))
-
-
 @pytest.mark.parametrize(("form", "heading"), [("md", "### {}"), ("tex", "% {}")])
 def test_text_holds_every_table_of_the_page(run: Path, form: str, heading: str) -> None:
     text = report.render([run], form).splitlines()
     for group in collect([run]):
         for title, make in details(group):
-            if make(units.NATS) is not None:
+            if make(NATS) is not None:
                 assert heading.format(title) in text
     assert any(line.lstrip("% ").startswith("genzoo bench") for line in text)
     assert "<img" not in "".join(text) or form == "tex"
