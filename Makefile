@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := passive
 STAMP := $(VENV)/.stamp
 
-.PHONY: bench test test-long ci lint zoo zoo-ci toys mnist tables example mutants calibrate checks check-full coverage fuzz torture clean
+.PHONY: bench test test-long ci lint zoo zoo-ci toys mnist tables example mutants calibrate checks check-full coverage floors fuzz torture clean
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -83,6 +83,10 @@ torture: $(STAMP)
 ## coverage: how often stated intervals hold the truth (one minute)
 coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py
+
+## floors: floors and ceilings of the test images that reports show (a minute)
+floors: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/floors.py
 
 ## checks: write CHECKS.md from the kit
 checks: $(STAMP)
