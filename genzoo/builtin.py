@@ -13,6 +13,8 @@ KNOWN_PLUGINS = {
     "ddpm": "genzoo-ddpm",
     "ddim": "genzoo-ddpm",
     "d3pm": "genzoo-ddpm",
+    "score_sde": "genzoo-ddpm",
+    "flow_matching": "genzoo-ddpm",
     "pyro_vae": "genzoo-pyro",
     "pyro_mixture": "genzoo-pyro",
     "gmm": "genzoo-mixture",

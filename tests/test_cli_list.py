@@ -187,10 +187,10 @@ def test_the_model_table_has_family_data_bound_plugin_and_paper(site: Site, caps
         "good      test family  real, binary, discrete  lower_bound  genzoo-good 1.2  Nobody 2020, arXiv:0000.00000"
     )
     assert err == (
-        "genzoo: warning: not installed: vae, hvae, flow, ddpm, ddim, d3pm, pyro_vae, pyro_mixture, gmm, "
-        "bernoulli_mixture, categorical_mixture, naive_bayes, nade, made, pixelcnn, transformer, rbm, dbn, ebm, gan, "
-        "wgan, autoencoder (pip install genzoo-autoencoder genzoo-autoregressive genzoo-ddpm genzoo-energy genzoo-flow "
-        "genzoo-gan genzoo-mixture genzoo-pyro genzoo-vae)\n"
+        "genzoo: warning: not installed: vae, hvae, flow, ddpm, ddim, d3pm, score_sde, flow_matching, "
+        "pyro_vae, pyro_mixture, gmm, bernoulli_mixture, categorical_mixture, naive_bayes, nade, made, pixelcnn, "
+        "transformer, rbm, dbn, ebm, gan, wgan, autoencoder (pip install genzoo-autoencoder genzoo-autoregressive "
+        "genzoo-ddpm genzoo-energy genzoo-flow genzoo-gan genzoo-mixture genzoo-pyro genzoo-vae)\n"
     )
 
 

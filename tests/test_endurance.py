@@ -158,9 +158,10 @@ spaces = {
     "binary": genzoo.load_dataset(x.integers(0, 2, (160, 1, 8, 8)).astype(np.uint8)),
 }
 small = {"flow": {"layers": 1, "hidden": 8, "bins": 4}, "vae": {"hidden": [8], "latents": 2}}
-small |= {name: {"steps": 8, "width": 16, "blocks": 1} for name in ("ddpm", "ddim")}
+small |= {name: {"steps": 8, "width": 16, "blocks": 1} for name in ("ddpm", "ddim", "score_sde")}
 small |= {"pyro_vae": {"hidden": [8], "latent": 2}, "pyro_mixture": {"components": 2}}
-small |= {"d3pm": {"width": 16}, "hvae": {"width": 8, "top": 2, "coarse": 1}}
+small |= {"d3pm": {"width": 16}, "flow_matching": {"width": 16, "blocks": 1}}
+small |= {"hvae": {"width": 8, "top": 2, "coarse": 1}}
 small |= {name: {"width": 8, "distributions": 10} for name in ("gan", "wgan", "ebm")}
 made = []
 for name in sys.argv[2:]:
@@ -183,7 +184,7 @@ DRAWS = 6000
 """Draws of each of 16 examples of 64 numbers: 47 MiB in double precision for each tensor that would hold them all."""
 
 
-DEEP = {"ddpm", "ddim", "d3pm", "hvae"}
+DEEP = {"ddpm", "ddim", "d3pm", "score_sde", "hvae"}
 """Models whose draws cost a deep network each."""
 
 

@@ -31,6 +31,8 @@ SMALL = {
     "ddpm": "steps=8,width=16,blocks=1",
     "ddim": "steps=8,width=16,blocks=1",
     "d3pm": "width=16,blocks=1",
+    "score_sde": "steps=8,width=16,blocks=1",
+    "flow_matching": "width=16,blocks=1",
     "pyro_vae": "hidden=[8],latent=2",
     "pyro_mixture": "components=2",
     "hvae": "width=8,top=2,coarse=1",
@@ -53,7 +55,7 @@ ZOO = sorted(load_registry().models)
 DECLINE = {
     "points": ("d3pm", "hvae", "pixelcnn", "rbm", "dbn", "bernoulli_mixture", "categorical_mixture"),
     "plane": ("d3pm", "hvae", "pixelcnn", "rbm", "dbn", "bernoulli_mixture", "categorical_mixture"),
-    "dynamic": (),
+    "dynamic": ("flow_matching",),
 }
 """Which models take no such data; each takes one of the three."""
 

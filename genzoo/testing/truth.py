@@ -53,9 +53,9 @@ def mass_is_one(subject: Subject, problem: str) -> None:
     """exp(lower) integrates, or sums over all states, to one, given each label; behind dequantization to the share of
     draws inside."""
     trained = subject.trained(problem)
+    if (kind := subject.kind(trained)) not in ("exact", "weights"):
+        raise CheckSkipped(f"an answer of kind {kind} is not exponentiated draw by draw")
     result, weights = _everywhere(subject, trained)
-    if result.kind not in ("exact", "weights"):
-        raise CheckSkipped(f"an answer of kind {result.kind} is not exponentiated draw by draw")
     for label, mass in enumerate(_masses(subject, trained, result, weights)):
         given = f" given label {label}" if trained.model.spec.classes is not None else ""
         expected = "1" if mass.share == 1.0 else f"{mass.share:.4f} (the share of inner draws inside)"
@@ -69,9 +69,9 @@ def mass_is_one(subject: Subject, problem: str) -> None:
 def bound_mass_is_below_one(subject: Subject, problem: str) -> None:
     """A lower bound, averaged over many draws in nats and only then exponentiated, has a mass of at most one."""
     trained = subject.trained(problem)
+    if (kind := subject.kind(trained)) != "lower_bound":
+        raise CheckSkipped(f"an answer of kind {kind} is checked two-sided or not at all")
     result, weights = _everywhere(subject, trained)
-    if result.kind != "lower_bound":
-        raise CheckSkipped(f"an answer of kind {result.kind} is checked two-sided or not at all")
     if result.variance is None:
         raise CheckSkipped("the answer does not know its Monte Carlo variance")
     mass, variance = lower_integral(result.lower, result.variance, weights, groups(subject, trained, len(weights)))
@@ -121,11 +121,11 @@ def below_the_truth(subject: Subject, problem: str) -> None:
     truth = trained.data.truth
     if truth is None:
         raise CheckSkipped("the truth is not known here")
+    if subject.kind(trained) == "estimate":
+        raise CheckSkipped("an estimate has no direction")
     n = subject.level.draws
     x = truth.sample(n, derive_seed("below", subject.seed) % 2**31)
     result = subject.answer(trained, x, subject.effort(n), f"fresh {n}")
-    if result.kind == "estimate":
-        raise CheckSkipped("an estimate has no direction")
     difference = truth.log_prob(x) - result.lower
     z = paired_z(difference, float(result.shared_variance))
     require(z > -Z, f"the bound beats the truth by {-float(difference.mean()):.4f} nats (z = {z:.1f})")
@@ -203,9 +203,9 @@ def samples_match(subject: Subject, problem: str) -> None:
     """Samples fall into cells as often as the likelihood says: two-sided for exact and weights; for a bound no cell
     holds significantly less than the integral of exp(lower)."""
     trained = subject.trained(problem)
+    if (kind := subject.kind(trained)) in ("estimate", "bracket"):
+        raise CheckSkipped(f"an answer of kind {kind} says nothing of cells")
     result, weights = _everywhere(subject, trained)
-    if result.kind in ("estimate", "bracket"):
-        raise CheckSkipped(f"an answer of kind {result.kind} says nothing of cells")
     if result.kind == "lower_bound":
         _no_cell_is_short(subject, trained, result, weights)
         return

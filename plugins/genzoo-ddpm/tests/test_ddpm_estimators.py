@@ -256,7 +256,7 @@ def test_a_trained_network_with_many_steps_is_near_the_continuous_bound(trained:
 
 @pytest.mark.parametrize("dims", [1, 2])
 def test_flow_of_a_gaussian_in_closed_form(dims: int, exact_model: Exact) -> None:
-    """N(loc, C + exp(-lam_1)) to 1e-4 (RK4 steps), so the data's density to 1e-3; KL to it is not below 0.
+    """N(loc, C + exp(-lam_1)) to 1e-4, so the data's density to 1e-3; KL to it is not below 0.
 
     p(x_T) leaves correlation out: 1e-3 nats times a chi-square at lam_T = -5, so that in the plane lam_T is -14.
     """
@@ -269,12 +269,12 @@ def test_flow_of_a_gaussian_in_closed_form(dims: int, exact_model: Exact) -> Non
     assert result.kind == "estimate"
     torch.testing.assert_close(result.lower, log_normal(x, loc, noisy), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(result.lower, log_normal(x, loc, covariance), atol=1e-3, rtol=1e-3)
-    assert float(result.arrays["solver_error"].mean()) <= ode.TOLERANCE * dims
+    assert float(result.arrays["solver_error"].mean()) <= ode.CHANGE / 10
     assert float((result.lower - log_normal(x, loc, 1.01 * noisy)).abs().max()) > 2e-3  # twin: variance 1 % off
     # KL in closed form, of the data from their noisy version, is at least 0, and what the flow says
     draws = torch.distributions.MultivariateNormal(loc, covariance).sample((100,))
     kl = log_normal(draws, loc, covariance) - flow_likelihood(model, draws, draws[:, :0], 1).lower
-    assert float(kl.mean()) > -4 * float(kl.std()) / math.sqrt(len(kl)) - ode.TOLERANCE * dims
+    assert float(kl.mean()) > -4 * float(kl.std()) / math.sqrt(len(kl)) - 1e-4
 
 
 def test_probes_see_the_divergence_without_bias(exact_model: Exact) -> None:
@@ -290,17 +290,17 @@ def test_probes_see_the_divergence_without_bias(exact_model: Exact) -> None:
     assert result.variance is not None
     stderr = float(result.variance.sum().sqrt()) / len(x)
     assert 1e-4 < stderr < 0.05
-    assert float(result.lower.mean()) == pytest.approx(float(truth.mean()), abs=4 * stderr + 5 * ode.TOLERANCE + 2e-3)
+    assert float(result.lower.mean()) == pytest.approx(float(truth.mean()), abs=4 * stderr + 2e-3)
     assert result.num_samples == 64
     assert flow_likelihood(model, x, x[:, :0], 1).variance is None
 
 
-@pytest.mark.parametrize("shape", [(2,), (1, 2, 2)])
+@pytest.mark.parametrize("shape", [(2,), (1, 2, 4)])
 def test_flow_of_codes_is_the_mixture_of_their_levels(shape: tuple[int, ...]) -> None:
     """Independent pixels of three levels: E_q [log p(y_1) + log p(x_0 given y_1) - log q] by quadrature.
 
-    60 dequantisations of each of three states, 4 standard errors (below 0.06) and the solver's tolerance. Four pixels
-    have probes, which see a diagonal derivative exactly.
+    60 dequantisations of each of three states, 4 standard errors (below 0.06) and the solver's tolerance. Eight
+    pixels have probes, which see a diagonal derivative exactly.
     """
     torch.manual_seed(0)
     model = DDPM(DataSpec(shape, 3), DDPM.Config.parse({"steps": 8, "width": 8}, "ddpm")).eval()
@@ -337,9 +337,8 @@ def test_flow_does_not_beat_the_truth_on_8gaussians(trained: Trained) -> None:
 
 def test_a_flow_that_does_not_settle_is_an_error(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     model, test, _ = trained
-    monkeypatch.setattr(ode, "MOST_STEPS", 32)
-    monkeypatch.setattr(ode, "TOLERANCE", 1e-9)
-    with pytest.raises(NumericsError, match="from 16 to 32 steps; expected at most 2e-09"):
+    monkeypatch.setattr(ode, "CHANGE", 1e-9)
+    with pytest.raises(NumericsError, match="from tolerance 1e-05 to a tenth of it its answer changes by"):
         evaluated(model, "ode", test[:2])
 
 

@@ -10,7 +10,7 @@ __all__ = ["genzoo_models"]
 
 @hookimpl
 def genzoo_models() -> list[ModelCard]:
-    """ddpm, its variant ddim, and d3pm for codes with few levels."""
+    """ddpm, its variant ddim, d3pm for codes with few levels, and two in continuous time: score_sde, flow_matching."""
     family, real = "denoising diffusion", {"real": {"standardize": True}}
     effort = {"real": 32, "binary": 4, "discrete": 4}
     checked = {"steps": 5, "width": 8, "blocks": 1}  # their full sum is cheap, and nothing in the code is left out
@@ -48,6 +48,29 @@ def genzoo_models() -> list[ModelCard]:
             because="its network has an output for each level of each dimension; ddpm takes more levels, and real data",
             num_samples={"binary": 4, "discrete": 4},
             kind="lower_bound",
+            checked={"width": 8, "blocks": 1},
+        ),
+        ModelCard(
+            name="score_sde",
+            summary="score matching for the variance-preserving SDE, weighted to bound its likelihood; or its ODE",
+            family="score-based SDE",
+            target="genzoo_ddpm.score_sde:ScoreSDE",
+            paper="Song et al. 2021, arXiv:2011.13456; Song et al. 2021, arXiv:2101.09258",
+            adapters=real,
+            num_samples=effort,
+            kind="lower_bound",
+            checked={"steps": 24, "width": 8, "blocks": 1},
+        ),
+        ModelCard(
+            name="flow_matching",
+            summary="flow matching along optimal-transport paths; the likelihood of its ODE is an estimate",
+            family="flow matching",
+            data=("real",),
+            because="its likelihood is an ODE's, of data with a density; score_sde takes codes as they are",
+            target="genzoo_ddpm.flow_matching:FlowMatching",
+            paper="Lipman et al. 2023, arXiv:2210.02747",
+            adapters=real,
+            kind="estimate",
             checked={"width": 8, "blocks": 1},
         ),
     ]

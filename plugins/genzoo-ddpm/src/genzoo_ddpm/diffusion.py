@@ -20,33 +20,28 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genzoo.config import Config, TrainSettings
+from genzoo.config import Config
 from genzoo.config import Config as BaseConfig
 from genzoo.errors import CapabilityError
 from genzoo.interface import ConditionalSampler, Estimator
 from genzoo.likelihood import LogLikelihood
-from genzoo.nn import condition_features, condition_width
+from genzoo.nn import condition_features
 from genzoo.noising import GaussianProcess, Noising
 from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
 from genzoo_ddpm.allocation import Allocation
 from genzoo_ddpm.bound import PILOT_NUMBERS, drawn_bound, subset
-from genzoo_ddpm.decoders import GaussianDecoder, LevelsDecoder
+from genzoo_ddpm.denoising import Denoising
 from genzoo_ddpm.estimators import estimators_of
 from genzoo_ddpm.given import draw_given
+from genzoo_ddpm.interpolants import VariancePreserving
 from genzoo_ddpm.learned import LearnedSchedule, continuous_loss
-from genzoo_ddpm.networks import GaussianDenoiser, VectorNetwork
 from genzoo_ddpm.objectives import OBJECTIVES
+from genzoo_ddpm.ode import Flow, ProbabilityFlow
 from genzoo_ddpm.options import DiffusionConfig, schedule_of
-from genzoo_ddpm.pixels import PixelDenoiser
 from genzoo_ddpm.schedules import Chain, Subsequence
-from genzoo_ddpm.stepwise import StepModel
 from genzoo_ddpm.terms import StepTerms
-from genzoo_ddpm.unet import PatchUNet
 from genzoo_ddpm.variances import VARIANCES
-
-FIT_EXAMPLES = 50_000
-"""Training examples behind the denoiser in closed form, at most."""
 
 FRAMES = 9
 """Of a trajectory in a report."""
@@ -55,7 +50,7 @@ PILOT_ROWS, PILOT_IMAGES = 1 << 17, 1 << 10
 """Pairs of example and step that fit variances and allocation, two network calls each: some seconds on one core."""
 
 
-class Diffusion(StepModel, ConditionalSampler, Noising):
+class Diffusion(Denoising, ConditionalSampler, Noising):
     """The chain, its network and its bound; DDPM and DDIM are its leaves and differ in `eta` alone."""
 
     Config: ClassVar[type[Config]] = DiffusionConfig
@@ -63,35 +58,23 @@ class Diffusion(StepModel, ConditionalSampler, Noising):
     def __init__(self, spec: DataSpec, config: DiffusionConfig | None, eta: float) -> None:
         super().__init__(spec, config)
         c = self.options
-        self.eta = eta
-        schedule = schedule_of(spec, c)
-        self.chain = Chain(schedule, eta)
+        variance, schedule = VARIANCES[c.variance], schedule_of(spec, c)
+        self._assemble(
+            Chain(schedule, eta),
+            VariancePreserving(),
+            decoder_variance=c.decoder_variance,
+            outputs=1 + variance.outputs,
+            eta=eta,
+        )
         self.schedule: LearnedSchedule | None = None
         if c.schedule == "learned":
             ends = schedule.log_snr()
             self.schedule = LearnedSchedule(float(ends[0]), float(ends[-1]))
             # tables are not stored: they follow the weights
             self.register_load_state_dict_post_hook(_follow)  # type: ignore[no-untyped-call]
-        levels = spec.levels
-        self.decoder: GaussianDecoder | LevelsDecoder = (
-            GaussianDecoder(self.chain, c.decoder_variance)
-            if levels is None
-            else LevelsDecoder(self.chain, c.decoder_variance, levels)
-        )
-        self.first = 0 if self.decoder.uses_network else 1
-        self.denoiser: GaussianDenoiser | PixelDenoiser = (
-            GaussianDenoiser(spec.dims) if levels is None else PixelDenoiser(spec.dims, levels)
-        )
-        self.variance = VARIANCES[c.variance](self.chain, self.denoiser.prior_ratio)
+        self.variance = variance(self.chain, self.denoiser.prior_ratio)
         self.objective = OBJECTIVES[c.objective]()
         self.allocation = Allocation(c.steps, self.first, 1 - self.first)
-        sides, outputs, classes = self.denoiser.sides, 1 + self.variance.outputs, condition_width(spec)
-        shape = spec.event_shape
-        self.network: PatchUNet | VectorNetwork = (
-            PatchUNet((shape[0], shape[1], shape[2]), sides, outputs, classes, c.width or 48)
-            if len(shape) == 3
-            else VectorNetwork(spec.dims, sides, outputs * spec.dims, classes, c.width or 128, c.blocks)
-        )
 
     @property
     def options(self) -> DiffusionConfig:
@@ -104,25 +87,11 @@ class Diffusion(StepModel, ConditionalSampler, Noising):
         """True for the variational objective; the continuous-time bound is that of another chain, and above it."""
         return self.objective.in_nats and self.schedule is None
 
-    def default_training(self) -> TrainSettings:
-        """Found on the toys and on MNIST in short trainings; not a search."""
-        if len(self.spec.event_shape) == 3:
-            return TrainSettings(learning_rate=2e-3, batch_size=64, betas=(0.9, 0.99), clip=None, ema=0.999)
-        return TrainSettings(learning_rate=2e-3, batch_size=512, betas=(0.9, 0.99), clip=None, ema=0.999)
-
     # the network
 
     def _predict(self, x: Tensor, step: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """x0_hat `(R, D)` at x_t, and what the variance is made from (`Variance.log_variance`)."""
         return self._predict_at(x, self.chain.log_snr[step], condition)
-
-    def _predict_at(self, x: Tensor, log_snr: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """The same at any log-SNR `(R,)` float64."""
-        signal, noise = (torch.sigmoid(sign * log_snr).sqrt().to(x.dtype)[:, None] for sign in (1, -1))
-        denoised = self.denoiser(x, signal, noise)
-        output = self.network(x, denoised.side, log_snr.to(x.dtype), condition)
-        mean, *rest = output.chunk(1 + self.variance.outputs, dim=1)
-        return denoised.mean + denoised.scale * mean, rest[0] if rest else denoised.variance
 
     def _log_variance(self, step: Tensor, cue: Tensor) -> Tensor:
         """log v_t of the reverse step, of the decoder at index 0: `(R, 1 or D)` float64."""
@@ -145,17 +114,6 @@ class Diffusion(StepModel, ConditionalSampler, Noising):
     def _errors(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(x_0 - x0_hat)^2 `(R, D)` and the variance's cue, in batches of the network's size."""
         return self._errors_at(x, self.chain.log_snr[step], eps, condition)
-
-    def _errors_at(self, x: Tensor, log_snr: Tensor, eps: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """The same at any log-SNR `(R,)` float64."""
-        squares, cues = [], []
-        for rows in torch.split(torch.arange(len(x), device=x.device), self.network.rows):
-            lam = log_snr[rows]
-            signal, noise = (torch.sigmoid(sign * lam).sqrt().to(x.dtype)[:, None] for sign in (1, -1))
-            mean, cue = self._predict_at(signal * x[rows] + noise * eps[rows], lam, condition[rows])
-            squares.append((x[rows] - mean).square())
-            cues.append(cue)
-        return torch.cat(squares), torch.cat(cues)
 
     def _terms(self, x: Tensor, step: Tensor, eps: Tensor, condition: Tensor) -> Tensor:
         """The bound's term `(R,)` float64."""
@@ -184,32 +142,6 @@ class Diffusion(StepModel, ConditionalSampler, Noising):
         if self.objective.in_nats:
             loss = loss + constant + self._prior(z) + self._decoder_loss(z)
         return loss.to(z.dtype)
-
-    def _decoder_constant(self) -> Tensor:
-        """1/2 D log(2 pi v_1) where the decoder is one of the drawn steps, else 0."""
-        constant = 0.5 * self.spec.dims * (math.log(2 * math.pi) + self.decoder.log_variance)
-        return constant if self.decoder.uses_network else torch.zeros_like(constant)
-
-    def _decoder_loss(self, z: Tensor) -> Tensor:
-        """-log p(codes given x_1) `(B,)` from a random 1 in 16 of the dimensions: it has no gradient, and is small."""
-        if not isinstance(self.decoder, LevelsDecoder):
-            return torch.zeros(len(z), device=z.device)
-        dims = self.spec.dims
-        some = torch.randperm(dims, device=z.device)[: max(1, dims // 16)]
-        return -self._decoder_draw(z[:, some]) * (dims / len(some))
-
-    def _decoder_draw(self, z: Tensor) -> Tensor:
-        """log p(codes given x_1) `(B,)` float64 with a fresh x_1."""
-        assert isinstance(self.decoder, LevelsDecoder)
-        mean = z + torch.randn_like(z) * float(self.chain.noise[0] / self.chain.signal[0])
-        return self.decoder.log_prob(z, mean).double().sum(1)
-
-    def _encoded(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        z = self.decoder.encode(x).flatten(1)
-        return z, condition_features(self.spec, condition, len(z), z)
-
-    def _initialise(self, train: Split) -> None:
-        self.denoiser.fit(self._encoded(*subset(train, FIT_EXAMPLES, self.device))[0])
 
     def _calibrate(self, train: Split, valid: Split) -> None:
         """Fit variances and allocation to a pilot: a few examples at every step, each with a noise and its mirror."""
@@ -246,13 +178,6 @@ class Diffusion(StepModel, ConditionalSampler, Noising):
 
     # the bound
 
-    def _prior(self, z: Tensor) -> Tensor:
-        """KL(q(x_T given x_0), p(x_T)) `(B,)`, float64."""
-        signal, noise = self.chain.signal[-1], self.chain.noise[-1]
-        ratio = noise**2 / (noise**2 + signal**2 * self.denoiser.variances.double())
-        shift = signal * (z.double() - self.denoiser.loc.double())
-        return 0.5 * (ratio - 1 - ratio.log() + shift.square() / noise**2 * ratio).sum(1)
-
     def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
         self._need_noise()
         return drawn_bound(StepTerms(self), self.allocation, *self._encoded(x, condition), num_samples)
@@ -268,25 +193,15 @@ class Diffusion(StepModel, ConditionalSampler, Noising):
         """See estimators.py."""
         return estimators_of(self)
 
-    # sampling
+    def flow(self) -> Flow:
+        """See Denoising."""
+        return ProbabilityFlow(self)
 
-    def _sample(self, n: int, condition: Tensor | None) -> Tensor:
-        rows = self.network.rows
-        labels = condition_features(self.spec, condition, n, self.denoiser.loc)
-        parts = [self._draw(label) for label in torch.split(labels, rows)]
-        return torch.cat(parts) if parts else torch.zeros((0, *self.spec.event_shape), dtype=self.spec.dtype)
+    # sampling
 
     def _draw(self, labels: Tensor) -> Tensor:
         *_, x = self._trajectory(labels)
         return self._last(x, labels).reshape(len(x), *self.spec.event_shape)
-
-    def _last(self, x: Tensor, labels: Tensor) -> Tensor:
-        """A draw of the decoder given x_1, in data units `(n, D)`."""
-        return self.decoder.sample(self._decoder_mean(x, labels))
-
-    def _decoder_mean(self, x: Tensor, labels: Tensor) -> Tensor:
-        """What the decoder draws around, given x_1: `(n, D)`."""
-        return self._denoised(x, 0, labels)[0] if self.decoder.uses_network else x / float(self.chain.signal[0])
 
     @property
     def exact_given(self) -> bool:
@@ -307,13 +222,6 @@ class Diffusion(StepModel, ConditionalSampler, Noising):
             # at eta = 0 there is no noise, whatever variance a fit would grant (Song et al. 2021, eq. 12)
             x = mean if self.eta == 0 else mean + (0.5 * log_variance).exp().to(x.dtype) * torch.randn_like(x)
             yield x
-
-    def _start(self, n: int) -> Tensor:
-        """x_T `(n, D)`."""
-        signal, noise = self.chain.signal[-1], self.chain.noise[-1]
-        scale = (noise**2 + signal**2 * self.denoiser.variances).sqrt().to(self.denoiser.loc.dtype)
-        eps = torch.randn(n, self.spec.dims, dtype=scale.dtype, device=scale.device)
-        return signal.to(scale.dtype) * self.denoiser.loc + scale * eps
 
     def _means(self, x: Tensor, t: int, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{t-1} given x_t) at index `t` >= 1."""

@@ -36,6 +36,7 @@ from genzoo_ddpm.terms import ContinuousTerms, StepTerms, Terms
 from genzoo_ddpm.variances import VARIANCES
 
 if TYPE_CHECKING:
+    from genzoo_ddpm.denoising import Denoising
     from genzoo_ddpm.diffusion import Diffusion
 
 FEWER_STEPS = (10, 25, 50, 100)
@@ -46,6 +47,7 @@ EFFORT: dict[str, tuple[tuple[int, int | None], tuple[int, int | None]]] = {
     "weights": ((16, 1000), (4, 32)),
     "drawn": ((32, None), (4, 1000)),
     "ode": ((1, 1000), (1, 16)),
+    "flow": ((1, None), (1, 64)),
 }
 """Draws an example and points (None: all) that suit each, of vectors and of images: about half a minute of one core."""
 
@@ -145,14 +147,14 @@ class PathWeights(DiffusionEstimator):
 
 
 class FlowLikelihood(DiffusionEstimator):
-    """The probability-flow ODE; `num_samples` probes of its divergence where it is not exact."""
+    """The model's flow; `num_samples` probes of its divergence where it is not exact."""
 
-    def __init__(self, model: Diffusion) -> None:
-        super().__init__(model, flow_name(model), None, "ode", another=True)
-        self.diffusion = model
+    def __init__(self, model: Denoising, name: str, effort: str, another: bool = False) -> None:
+        super().__init__(model, name, None, effort, another)
+        self.denoising = model
 
     def _answer(self, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
-        return flow_likelihood(self.diffusion, z, labels, num_samples)
+        return flow_likelihood(self.denoising, z, labels, num_samples)
 
 
 def estimators_of(model: Diffusion) -> Mapping[str, Callable[[], Estimator]]:
@@ -162,6 +164,7 @@ def estimators_of(model: Diffusion) -> Mapping[str, Callable[[], Estimator]]:
     decoder = "fitted" if fitted else f"{float(model.decoder.log_variance.exp()):.3g}"
     ends = f"decoder={decoder},schedule={c.schedule}"
     choice = f"variance={c.variance},{ends},steps={c.steps}"
+    flow = flow_name(model, "data with the noise of t=1")
 
     def shorter(steps: int) -> Callable[[], Estimator]:
         name = f"vlb_{steps}[another model: steps={steps} of {c.steps},variance={c.variance},{ends}]"
@@ -174,7 +177,7 @@ def estimators_of(model: Diffusion) -> Mapping[str, Callable[[], Estimator]]:
         "stratified": lambda: StratifiedBound(StepTerms(model), f"stratified[{choice}]"),
         **{f"vlb_{steps}": shorter(steps) for steps in FEWER_STEPS if steps < c.steps},
         "continuous": lambda: DrawnBound(ContinuousTerms(model), f"continuous[another model: steps=infinite,{ends}]"),
-        "ode": lambda: FlowLikelihood(model),
+        "ode": lambda: FlowLikelihood(model, f"ode[another model: {flow}]", "ode", another=True),
     }
 
 

@@ -1,25 +1,31 @@
-"""The likelihood of the probability-flow ODE (Song et al. 2021, arXiv:2011.13456, eq. 39), in continuous log-SNR.
+"""The likelihood of an ODE between data and noise, and its draws.
 
-With y = x_lam / a_lam, whose noise is exp(-lam / 2), the flow with the same marginals as the forward process is
+    dx / dt = v(x, t),   log p(x_start) = log p(x_end) + int_start^end div v dt
 
-    dy / dlam = (x0_hat(a y, lam) - y) / 2,   d log p(y) / dlam = -1/2 (div_y x0_hat - D)
+(Chen et al. 2018, arXiv:1806.07366, eq. 8), from the fine end of a path, `start`, to its noise, `end`. An example's
+steps are its own (solver.py), never rounded to a grid. Some examples of each batch are solved a second time at a tenth
+of the tolerance: the mean change is `solver_error`, and a large one is an error. The divergence is exact up to `EXACT`
+dimensions, above it Hutchinson's with Rademacher probes, one for a whole flow.
 
-from lam_1 down to lam_T, where p is the chain's p(x_T). Classical Runge-Kutta of fourth order in lam, never rounded to
-the chain's steps, with the number of steps doubled until the answer stays: the last change is `solver_error`. The
-divergence is exact up to `EXACT` dimensions, above it Hutchinson's with Rademacher probes, one for a whole flow.
+The flow is a model of y = x_start / a_start = x_0 + sigma eps, which is what the fine end holds. Of real data y is the
+data as it is. Codes are dequantised by the forward process and seen through the decoder,
 
-It is another model than the chain. Of real data it is the density of y at lam_1, the data with noise exp(-lam_1 / 2)
-added. Codes are dequantised by the forward process and seen through the chain's decoder,
+    E_q [log p(y) + log p(x_0 given y) - log q(y given x_0)]
 
-    E_q [log p(y_1) + log p(x_0 given x_1) - log q(y_1 given x_0)]
+Solver and probes err in either direction: the answer is an estimate.
 
-Neither is a bound of the chain's likelihood, and the solver and its probes err in either direction.
+The probability flow of a denoiser along a variance-preserving path (Song et al. 2021, arXiv:2011.13456, eq. 13) is
+
+    dx / dlam = a (x0_hat(x, lam) - a x) / 2
+
+from lam_1 down to lam_T. It is another model than a chain or an SDE with the same denoiser.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,45 +33,85 @@ from torch import Tensor
 from genzoo.errors import NumericsError
 from genzoo.likelihood import LogLikelihood
 from genzoo_ddpm.decoders import LevelsDecoder
-from genzoo_ddpm.paths import log_decoder
+from genzoo_ddpm.solver import integrate
 
 if TYPE_CHECKING:
-    from genzoo_ddpm.diffusion import Diffusion
+    from genzoo_ddpm.denoising import Denoising
 
 EXACT = 3
 """Dimensions up to which the divergence is taken one by one."""
 
-STEPS, MOST_STEPS = 16, 1024
-"""Runge-Kutta steps at first and at last, doubled in between."""
+TOLERANCE = 1e-5
+"""Of a step: of the state, in units of data of scale 1, and of nats a dimension."""
 
-TOLERANCE = 1e-4
-"""Nats a dimension: largest mean change of a batch when the number of steps is doubled."""
-
-
-class Flow(NamedTuple):
-    """Where flows end, y `(R, D)` at lam_T, and the integral of the divergence on the way `(R,)`, nats."""
-
-    end: Tensor
-    divergence: Tensor
+CHECKED, CHANGE = 64, 1e-3
+"""Examples of a batch solved again at TOLERANCE / 10, and the mean change allowed: of D nats, or of an answer itself
+where it is larger."""
 
 
-def flow_name(model: Diffusion) -> str:
+class Flow(ABC):
+    """An ODE whose fine end is at time `start` and whose noise at `end`."""
+
+    start: float
+    end: float
+    scale: float
+    """a_start."""
+
+    @abstractmethod
+    def drift(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        """v(x, t) `(R, D)` at x `(R, D)` and time `(R,)` float64."""
+
+    @abstractmethod
+    def log_prior(self, x: Tensor) -> Tensor:
+        """log p(x_end) `(R,)` float64 nats."""
+
+    @abstractmethod
+    def prior(self, n: int) -> Tensor:
+        """Draws of x_end `(n, D)`."""
+
+
+class ProbabilityFlow(Flow):
+    """See the module's head."""
+
+    def __init__(self, model: Denoising) -> None:
+        self.model = model
+        self.start, self.end = float(model.chain.log_snr[0]), float(model.chain.log_snr[-1])
+        self.scale = float(model.chain.signal[0])
+
+    def drift(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        """See Flow."""
+        point = self.model.interpolant.at(time, x.dtype)
+        return 0.5 * point.signal * (self.model._predict_from(x, point, labels)[0] - point.signal * x)
+
+    def log_prior(self, x: Tensor) -> Tensor:
+        """See Flow; p(x_T) of the model."""
+        signal, noise = self.model.chain.signal[-1], self.model.chain.noise[-1]
+        variance = signal**2 * self.model.denoiser.variances.double() + noise**2
+        shift = x.double() - signal * self.model.denoiser.loc.double()
+        return -0.5 * (shift.square() / variance + (2 * math.pi * variance).log()).sum(1)
+
+    def prior(self, n: int) -> Tensor:
+        """See Flow."""
+        return self.model._start(n)
+
+
+def flow_name(model: Denoising, of: str) -> str:
     """What decides the number, for the estimator's name."""
     trace = "exact" if model.spec.dims <= EXACT else "hutchinson"
-    ends = "codes dequantised by the forward process" if model.spec.levels is not None else "data with the noise of t=1"
-    return f"ode[another model: {ends},trace={trace},rk4,tolerance={TOLERANCE:g}]"
+    ends = "codes dequantised by the forward process" if model.spec.levels is not None else of
+    return f"{ends},trace={trace},dopri5,error={CHANGE:g}/dim"
 
 
-def flow_likelihood(model: Diffusion, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
+def flow_likelihood(model: Denoising, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
     """Of kind `estimate`, the mean over `num_samples` dequantisations and probes; one does where there are none."""
-    codes, dims = isinstance(model.decoder, LevelsDecoder), z.shape[1]
-    k = num_samples if codes or dims > EXACT else 1
-    rows = [torch.split(part, model.network.rows) for part in (z.repeat(k, 1), labels.repeat(k, 1))]
-    pieces = [_likelihood(model, x, label) for x, label in zip(*rows, strict=True)]
+    drawn = isinstance(model.decoder, LevelsDecoder) or z.shape[1] > EXACT
+    k = num_samples if drawn else 1
+    flow, size = model.flow(), model.network.rows
+    many = torch.arange(len(z), device=z.device).repeat(k)
+    pieces = [_likelihood(model, flow, z[rows], labels[rows]) for rows in torch.split(many, size)]
     parts = {name: torch.cat([piece[name] for piece in pieces]).view(k, -1) for name in pieces[0]}
     error = parts.pop("solver_error").mean(0)
     draws = torch.stack(list(parts.values())).sum(0)  # (K, B)
-    drawn = codes or dims > EXACT
     variance = (draws.var(0) / k if k > 1 else None) if drawn else torch.zeros_like(error)
     return LogLikelihood.estimate(
         draws.mean(0),
@@ -76,70 +122,76 @@ def flow_likelihood(model: Diffusion, z: Tensor, labels: Tensor, num_samples: in
     )
 
 
-def _likelihood(model: Diffusion, z: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def flow_draws(model: Denoising, labels: Tensor) -> Tensor:
+    """A draw of the flow's own model for each of `labels (n, classes)`, in data units `(n, D)`."""
+    flow = model.flow()
+    x = flow.prior(len(labels))
+
+    def field(state: Tensor, time: Tensor, rows: Tensor) -> Tensor:
+        return flow.drift(state.to(x.dtype), time, labels[rows]).double()
+
+    y = (integrate(field, x, flow.end, flow.start, TOLERANCE, _difference) / flow.scale).to(x.dtype)
+    return model.decoder.sample(y) if isinstance(model.decoder, LevelsDecoder) else y
+
+
+def _likelihood(model: Denoising, flow: Flow, z: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Parts `(R,)` float64 nats whose sum is the answer, and solver_error."""
-    chain, dims = model.chain, z.shape[1]
-    sigma = float((-0.5 * chain.log_snr[0]).exp())
+    dims = z.shape[1]
     y, parts = z, {}
     if isinstance(model.decoder, LevelsDecoder):
+        sigma = float((-0.5 * model.chain.log_snr[0]).exp())
         eps = torch.randn_like(z)
         y = z + sigma * eps
         log_q = -0.5 * eps.double().square().sum(1) - dims * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
-        parts["decoder"] = log_decoder(model, z, float(chain.signal[0]) * y, labels) - log_q
+        parts["decoder"] = model.decoder.log_prob(z, y).double().sum(1) - log_q
     probes = torch.randint_like(y, 2) * 2 - 1 if dims > EXACT else None
-    steps = STEPS
-    coarse = _solve(model, y, labels, probes, steps)
-    while True:
-        steps *= 2
-        fine = _solve(model, y, labels, probes, steps)
-        values = [_log_end(model, flow.end) + flow.divergence for flow in (coarse, fine)]
-        error = (values[1] - values[0]).abs()
-        if float(error.mean()) <= TOLERANCE * dims:
-            break
-        if steps >= MOST_STEPS or not bool(error.isfinite().all()):
-            raise NumericsError(
-                f"the probability-flow ODE has not settled: its answer changes by {float(error.mean()):.3g} nats "
-                f"from {steps // 2} to {steps} steps; expected at most {TOLERANCE * dims:g}"
-            )
-        coarse = fine
-    return {**parts, "prior": _log_end(model, fine.end), "divergence": fine.divergence, "solver_error": error}
+    prior, divergence = _solved(flow, y, labels, probes, TOLERANCE)
+    some = slice(CHECKED)
+    finer = _solved(flow, y[some], labels[some], None if probes is None else probes[some], TOLERANCE / 10).sum(0)
+    error = (finer - (prior + divergence)[some]).abs().mean()
+    allowed = CHANGE * float(finer.abs().clamp(min=dims).mean())
+    if not float(error) <= allowed:
+        raise NumericsError(
+            f"the ODE has not settled: from tolerance {TOLERANCE:g} to a tenth of it its answer changes by "
+            f"{float(error):.3g} nats; expected at most {allowed:.3g}"
+        )
+    return {**parts, "prior": prior, "divergence": divergence, "solver_error": error.expand(len(y))}
 
 
-def _log_end(model: Diffusion, y: Tensor) -> Tensor:
-    """log p(y_T) `(R,)` float64 of y_T = x_T / a_T."""
-    variance = model.denoiser.variances.double() + (-model.chain.log_snr[-1]).exp()
-    shift = (y - model.denoiser.loc).double()
-    return -0.5 * (shift.square() / variance + (2 * math.pi * variance).log()).sum(1)
+def _solved(flow: Flow, y: Tensor, labels: Tensor, probes: Tensor | None, tolerance: float) -> Tensor:
+    """log p(x_end), and the integral of the divergence, with that of the scale: `(2, R)` float64."""
+
+    def field(state: Tensor, time: Tensor, rows: Tensor) -> Tensor:
+        x = state[:, :-1].to(y.dtype)
+        with torch.enable_grad():
+            x.requires_grad_()
+            drift = flow.drift(x, time, labels[rows])
+            divergence = _divergence(drift, x, None if probes is None else probes[rows])
+        return torch.cat([drift.detach().double(), divergence[:, None]], 1)
+
+    volume = torch.full((len(y), 1), y.shape[1] * math.log(flow.scale), dtype=torch.float64, device=y.device)
+    state = torch.cat([flow.scale * y.double(), volume], 1)
+    state = integrate(field, state, flow.start, flow.end, tolerance, _difference_and_nats)
+    return torch.stack([flow.log_prior(state[:, :-1]), state[:, -1]])
 
 
-def _solve(model: Diffusion, y: Tensor, labels: Tensor, probes: Tensor | None, steps: int) -> Flow:
-    """From lam_1 to lam_T in `steps` steps of RK4."""
-    first, last = float(model.chain.log_snr[0]), float(model.chain.log_snr[-1])
-    width = (last - first) / steps
-    total = torch.zeros(len(y), dtype=torch.float64, device=y.device)
-    for i in range(steps):
-        at = first + i * width
-        k1, d1 = _drift(model, y, at, labels, probes)
-        k2, d2 = _drift(model, y + width / 2 * k1, at + width / 2, labels, probes)
-        k3, d3 = _drift(model, y + width / 2 * k2, at + width / 2, labels, probes)
-        k4, d4 = _drift(model, y + width * k3, at + width, labels, probes)
-        y = y + width / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        total = total + width / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
-    return Flow(y, total)
+def _divergence(drift: Tensor, x: Tensor, probes: Tensor | None) -> Tensor:
+    """`(R,)` float64, exact or seen by `probes`."""
+    if probes is not None:
+        return (torch.autograd.grad((drift * probes).sum(), x)[0] * probes).double().sum(1)
+    columns = [
+        torch.autograd.grad(drift[:, i].sum(), x, retain_graph=i < x.shape[1] - 1)[0][:, i] for i in range(x.shape[1])
+    ]
+    return torch.stack(columns).double().sum(0)
 
 
-def _drift(model: Diffusion, y: Tensor, log_snr: float, labels: Tensor, probes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """dy / dlam `(R, D)` and its divergence `(R,)` float64, exact or seen by `probes`."""
-    lam = torch.full((len(y),), log_snr, dtype=torch.float64, device=y.device)
-    with torch.enable_grad():
-        y = y.detach().requires_grad_()
-        drift = 0.5 * (model._predict_at(torch.sigmoid(lam).sqrt().to(y.dtype)[:, None] * y, lam, labels)[0] - y)
-        if probes is None:
-            columns = [
-                torch.autograd.grad(drift[:, i].sum(), y, retain_graph=i < y.shape[1] - 1)[0][:, i]
-                for i in range(y.shape[1])
-            ]
-            divergence = torch.stack(columns).double().sum(0)
-        else:
-            divergence = (torch.autograd.grad((drift * probes).sum(), y)[0] * probes).double().sum(1)
-    return drift.detach(), divergence
+def _difference(difference: Tensor, state: Tensor) -> Tensor:
+    """Root mean square of a difference `(R, D)`, relative to the state's where that is above 1."""
+    return difference.square().mean(1).sqrt() / state.square().mean(1).sqrt().clamp(min=1)
+
+
+def _difference_and_nats(difference: Tensor, state: Tensor) -> Tensor:
+    """The same of all but the last column, and of that nats a dimension, or of |x|^2 / 8 nats where that is more."""
+    square = state[:, :-1].square().mean(1)
+    nats = difference[:, -1].abs() / (state.shape[1] - 1) / (square / 4).clamp(min=1)
+    return torch.maximum(_difference(difference[:, :-1], state[:, :-1]), nats)

@@ -21,7 +21,14 @@ LEVELS_LOG_SNR = 13.6 - 2 * math.log(255)
 its decoder costs 0.006 bits a pixel on MNIST; 13.6 costs 0.001."""
 
 
-class DiffusionConfig(Config):
+class NetworkConfig(Config):
+    """Of the network that all models here have."""
+
+    width: int | None = Field(None, ge=8, description="features of the network; none: 128 for vectors, 48 for images")
+    blocks: int = Field(3, ge=1, description="residual blocks of the network for vectors")
+
+
+class DiffusionConfig(NetworkConfig):
     """Configuration of a denoising diffusion. Defaults come from short trainings."""
 
     steps: int = Field(256, ge=2, description="T; more steps tighten the bound and slow sampling in proportion")
@@ -41,8 +48,6 @@ class DiffusionConfig(Config):
     decoder_variance: float | None = Field(
         None, gt=0, description="v_1 of the last step; none: fitted (real data), s_1^2 / a_1^2 (codes)"
     )
-    width: int | None = Field(None, ge=8, description="features of the network; none: 128 for vectors, 48 for images")
-    blocks: int = Field(3, ge=1, description="residual blocks of the network for vectors")
     particles: int | None = Field(
         None, ge=1, description="of in-painting, an example; none: 64 for vectors, 8 for images, whose step is dear"
     )
@@ -63,8 +68,12 @@ def schedule_of(spec: DataSpec, config: DiffusionConfig) -> Schedule:
         return LinearSchedule(config.steps)
     if config.schedule == "cosine":
         return CosineSchedule(config.steps)
-    default = REAL_LOG_SNR if spec.levels is None else LEVELS_LOG_SNR + 2 * math.log(spec.levels - 1)
-    high = default if config.log_snr_max is None else config.log_snr_max
+    high = fine_end(spec) if config.log_snr_max is None else config.log_snr_max
     if high <= config.log_snr_min:
         raise ConfigError(f"expected log_snr_max > log_snr_min; got {high:.4g} and {config.log_snr_min:.4g}")
     return LogSNRSchedule(config.steps, high, config.log_snr_min)
+
+
+def fine_end(spec: DataSpec) -> float:
+    """lam_1 that suits `spec`."""
+    return REAL_LOG_SNR if spec.levels is None else LEVELS_LOG_SNR + 2 * math.log(spec.levels - 1)

@@ -12,6 +12,7 @@ from genzoo_ddpm.allocation import Allocation
 from genzoo_ddpm.stepwise import StepModel
 
 if TYPE_CHECKING:
+    from genzoo_ddpm.denoising import Denoising
     from genzoo_ddpm.diffusion import Diffusion
 
 EDGE = 1e-12
@@ -70,9 +71,9 @@ class Terms(ABC):
 class GaussianTerms(Terms):
     """Of a Gaussian chain, whose noise is eps: the control variate is |eps|^2 - D, of variance 2 D."""
 
-    model: Diffusion
+    model: Denoising
 
-    def __init__(self, model: Diffusion) -> None:
+    def __init__(self, model: Denoising) -> None:
         self.model = model
         self.first = model.first
         self.count = len(model.chain)
@@ -106,6 +107,8 @@ class GaussianTerms(Terms):
 class StepTerms(GaussianTerms):
     """KL_t and the decoder: the steps of the model's own chain."""
 
+    model: Diffusion
+
     def __call__(self, z: Tensor, index: Tensor, place: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
         """See Terms; a step has no inside."""
         return self.model._terms(z, index, noise, labels)
@@ -127,14 +130,10 @@ class ContinuousTerms(GaussianTerms):
         below = (index - 1).clamp(min=0)
         width = table[below] - table[index]  # 0 for the decoder
         log_snr = table[index] + place * width
-        square, cue = model._errors_at(z, log_snr, noise, labels)
+        square, _ = model._errors_at(z, log_snr, noise, labels)
         square = square.double()
         nats = 0.5 * noise_factor(model.eta) * width * log_snr.exp() * square.sum(1)
-        decoder = index == 0
-        if bool(decoder.any()):
-            some = index[decoder]
-            nats[decoder] = model._nats(some, square[decoder], model._log_variance(some, cue[decoder]))
-        return nats
+        return torch.where(index == 0, model._decoder_nats(square), nats)
 
 
 def noise_factor(eta: float) -> float:
