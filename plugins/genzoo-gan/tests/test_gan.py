@@ -9,6 +9,7 @@ import torch
 from genzoo_gan.adversarial import AdversarialLearner
 from genzoo_gan.cells import SIDE, CellLaw, Cells, midpoints
 from genzoo_gan.gan import GAN, WGAN, GANConfig
+from genzoo_gan.observation import Codes
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
@@ -42,7 +43,7 @@ class Identity(nn.Module):
 
 def stirred(noise: float = 0.3, latents: int = 2) -> GAN:
     torch.manual_seed(0)
-    model = GAN(PLANE, GANConfig(width=16, latents=latents)).eval()
+    model = GAN(PLANE, GANConfig(width=16, latents=latents, distributions=10)).eval()
     with torch.no_grad():
         for parameter in model.generator.parameters():
             parameter.mul_(2.0)
@@ -59,19 +60,19 @@ def truth(model: GAN, x: Tensor) -> Tensor:
     return log_joint.logsumexp(0) + model.latents * math.log(0.05)
 
 
-@pytest.mark.parametrize("latents", [1, 2])
-def test_the_bound_is_below_the_truth_and_unbiased_in_its_weights(latents: int) -> None:
-    """From the prior, and from cells: E exp(lower) = p(x), within four errors of 400 repeats; the mean bound is below
-    the truth and tightens with draws."""
+@pytest.mark.parametrize(("latents", "draws", "repeats"), [(1, 4, 100), (2, 20, 400)])
+def test_the_bound_is_below_the_truth_and_unbiased_in_its_weights(latents: int, draws: int, repeats: int) -> None:
+    """Annealed from the prior, and from cells: E exp(lower) = p(x), within four errors of the repeats; the mean bound
+    is below the truth and tightens with draws."""
     model = stirred(latents=latents)
     x = model.sample(20, seed=1)
     log_p = truth(model, x)
-    said = model.log_likelihood(x.repeat(400, 1), 20, seed=0).lower.view(400, 20)
-    ratio = (said - log_p).exp().mean(1)  # of 400 repeats
-    assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / 20
+    said = model.log_likelihood(x.repeat(repeats, 1), draws, seed=0).lower.view(repeats, 20)
+    ratio = (said - log_p).exp().mean(1)
+    assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / math.sqrt(repeats)
     few, many = (
         float((model.log_likelihood(x.repeat(50, 1), k, seed=2).lower.view(50, 20).mean(0) - log_p).mean())
-        for k in (5, 100)
+        for k in (draws // 4, 5 * draws)
     )
     assert few < many < 0.01
 
@@ -174,16 +175,70 @@ def test_the_noise_is_fitted_to_the_data(s: float) -> None:
     assert float(model.log_noise.exp()) == pytest.approx(s, rel=0.08)
 
 
-def test_the_noise_is_fitted_by_draws_of_the_prior_outside_the_plane() -> None:
-    """As above on a line, where 200 draws of the prior are many."""
-    model = GAN(DataSpec((1,)), GANConfig(width=16, latents=1))
-    model.generator = Identity()
+class Spread(nn.Module):
+    """One latent in all of 16 dimensions."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.expand(-1, 16)
+
+
+def test_every_dimension_has_its_noise() -> None:
+    """x_d = z + s_d eps, a factor model whose s is told by 16 dimensions: fitted by annealing within 15 % (the error of
+    a scale from 400 examples is 3.5 %), where one s for all would be 0.58."""
+    model = GAN(DataSpec((16,)), GANConfig(width=16, latents=1, distributions=20))
+    model.generator = Spread()
     torch.manual_seed(0)
-    x = torch.randn(500, 1)
-    x = x / x.square().mean().sqrt() * math.sqrt(2.0)
+    s = torch.tensor([0.2, 0.8]).repeat(8)
+    x = torch.randn(400, 1) + s * torch.randn(400, 16)
     with torch.no_grad():
         model.fit_noise(x, None)
-    assert float(model.log_noise.exp()) == pytest.approx(1.0, rel=0.08)
+    torch.testing.assert_close(model.log_noise.exp(), s, rtol=0.15, atol=0)
+    assert float(model.steps.sizes.std()) > 0  # the moves were tuned
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_codes_have_mass_one_and_are_drawn_by_it(levels: int) -> None:
+    """Two dimensions, s of their own: the probabilities of all codes sum to one; 20,000 draws within four binomial
+    errors of them."""
+    spec = DataSpec((2,), levels)
+    seen = Codes(spec)
+    seen.log_noise.copy_(torch.tensor([0.3, 0.9]).log())
+    states = torch.cartesian_prod(torch.arange(levels), torch.arange(levels)).to(torch.uint8)
+    at = torch.tensor([0.2, -0.7])
+    p = seen.log_prob(at.expand(len(states), 2), states).exp()
+    assert float(p.sum()) == pytest.approx(1.0, abs=1e-5)
+    torch.manual_seed(0)
+    x = seen.sample(at.expand(20_000, 2)).long()
+    share = torch.bincount(x[:, 0] * levels + x[:, 1], minlength=levels**2) / 20_000
+    assert bool(((share - p).abs() < 4 * (p * (1 - p) / 20_000).sqrt() + 1e-4).all())
+
+
+@pytest.mark.parametrize("levels", [2, 17])
+def test_the_noise_of_codes_is_fitted(levels: int) -> None:
+    """Draws around a known G with s of two sizes: found to within one step of the values that are tried, 19 %, and
+    another 15 % for the error of 3,000 examples."""
+    torch.manual_seed(0)
+    seen = Codes(DataSpec((4,), levels))
+    s = torch.tensor([1.0, 4.0, 1.0, 4.0]) * seen.played_noise
+    at = 4 * seen.played_noise * torch.randn(3000, 4)
+    seen.log_noise.copy_(s.log())
+    x = seen.sample(at)
+    seen.fit(at, x)
+    assert float((seen.log_noise - s.log()).abs().max()) < 0.174 + 0.15
+
+
+def test_the_critic_sees_codes_and_the_gradient_goes_through() -> None:
+    """`played` is a draw of codes on the axis; its gradient is logistic((G + 1) / s) - logistic((G - 1) / s)."""
+    torch.manual_seed(0)
+    seen = Codes(DataSpec((1, 2, 2), 5))
+    at = torch.randn(6, 1, 2, 2).requires_grad_()
+    drawn = seen.played(at)
+    assert set(drawn.detach().flatten().mul(2).round(decimals=4).tolist()) <= {-2.0, -1.0, 0.0, 1.0, 2.0}
+    (slope,) = torch.autograd.grad(drawn.sum(), at)
+    s = seen.played_noise
+    expected = ((at + 1) / s).sigmoid() - ((at - 1) / s).sigmoid()
+    torch.testing.assert_close(slope, expected.detach(), atol=1e-5, rtol=1e-4)
+    assert torch.equal(seen.seen(torch.tensor([[[[0, 4], [2, 1]]]])), torch.tensor([[[[-1.0, 1.0], [0.0, -0.5]]]]))
 
 
 def test_the_gradient_penalty_is_that_of_a_linear_critic() -> None:
@@ -230,13 +285,46 @@ def test_training_moves_samples_to_the_data(game: type[GAN]) -> None:
     assert float(trained.log_likelihood(x[:200], 200, seed=0).lower.mean()) > before + 1
 
 
+@pytest.mark.parametrize(("levels", "gain"), [(2, 3.0), (4, 0.8)])
+def test_training_on_codes_learns_what_depends_on_what(levels: int, gain: float) -> None:
+    """Nine equal pixels: independent ones cost 9 log 2 = 6.2 nats, and so does the start, which knows the marginals;
+    450 steps of `wgan` gain 3 nats on two levels (log 2 is the truth), 0.8 on the ends of four. The noise, too wide at
+    the start for z to tell anything, is fitted anew each time."""
+    torch.manual_seed(0)
+    x = (torch.randint(2, (2000, 1, 1, 1)) * (levels - 1)).expand(-1, 1, 3, 3).to(torch.uint8).contiguous()
+    model = WGAN(DataSpec((1, 3, 3), levels), GANConfig(width=32, latents=2, distributions=10))
+    learner = AdversarialLearner(model, TrainSettings(learning_rate=2e-3, betas=(0.5, 0.9), ema=0.95, warmup=0.0))
+    learner.start(Points(x))
+    learner.finish(Points(x), Points(x[:100]))
+    before = float(learner.evaluated().log_likelihood(x[:100], 4, seed=0).lower.mean())
+    assert before == pytest.approx(-9 * math.log(2), abs=1.5)
+    for step in range(450):
+        learner.step(Batch(x[torch.randint(len(x), (64,))], None), step / 450)
+    learner.finish(Points(x), Points(x[:100]))
+    after = float(learner.evaluated().log_likelihood(x[:100], 4, seed=0).lower.mean())
+    assert after > before + gain
+
+
+SPECS = [
+    DataSpec((1, 8, 8)),
+    DataSpec((3, 5, 6)),
+    DataSpec((7,)),
+    DataSpec((1, 4, 4), None, 3),
+    DataSpec((1, 4, 4), 2, 3),
+    DataSpec((9,), 17),
+]
+
+
 @pytest.mark.parametrize(
-    "spec", [DataSpec((1, 8, 8)), DataSpec((3, 5, 6)), DataSpec((7,)), DataSpec((1, 4, 4), None, 3)]
+    ("spec", "network"), [*((spec, "mlp") for spec in SPECS), *((SPECS[i], "conv") for i in (0, 1, 3, 4))]
 )
-def test_images_vectors_and_labels(spec: DataSpec) -> None:
-    model = WGAN(spec, GANConfig(width=8, latents=4))
+def test_images_vectors_codes_and_labels(spec: DataSpec, network: str) -> None:
+    config = GANConfig.parse({"width": 8, "latents": 4, "distributions": 10, "network": network}, "test")
+    model = WGAN(spec, config)
     y = None if spec.classes is None else torch.arange(5) % 3
     x = torch.randn(5, *spec.event_shape)
+    if spec.levels is not None:
+        x = torch.randint(spec.levels, x.shape).to(torch.uint8)
     assert model.sample(5, seed=0, condition=y).shape == x.shape
     assert bool(model.log_likelihood(x, 7, seed=0, condition=y).lower.isfinite().all())
     learner = AdversarialLearner(model, TrainSettings())
@@ -246,6 +334,6 @@ def test_images_vectors_and_labels(spec: DataSpec) -> None:
         assert not torch.equal(one, model.log_likelihood(x, 7, seed=0, condition=(y + 1) % 3).lower)
 
 
-def test_codes_are_refused() -> None:
-    with pytest.raises(CapabilityError, match="gan takes real data"):
-        GAN(DataSpec((2,), 2))
+def test_convolutions_are_for_images() -> None:
+    with pytest.raises(CapabilityError, match=r"network=conv is for images \(C, H, W\); this data has events \(7,\)"):
+        GAN(DataSpec((7,)), GANConfig(network="conv"))

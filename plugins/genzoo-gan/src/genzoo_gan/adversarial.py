@@ -15,10 +15,14 @@ from genzoo.errors import NumericsError
 from genzoo.interface import Learner
 from genzoo.seeding import derive_seed, evaluating, seeded
 from genzoo.spec import Batch, Split
-from genzoo_gan.noise import FITTED
+from genzoo_gan.networks import begin_at
+from genzoo_gan.noise import ANNEALED, FITTED
 
 if TYPE_CHECKING:
     from genzoo_gan.gan import Adversarial
+
+MARGINALS = 5_000
+"""Examples behind the marginals at which a generator begins."""
 
 
 class AdversarialLearner(Learner):
@@ -43,19 +47,28 @@ class AdversarialLearner(Learner):
     def _copy(self) -> Adversarial:
         return copy.deepcopy(self.model).eval().requires_grad_(False)
 
+    def start(self, train: Split) -> None:
+        """A generator of codes begins at independent dimensions with the data's marginals."""
+        generator = torch.Generator().manual_seed(derive_seed("start", self.settings.seed))
+        rows = torch.randperm(len(train), generator=generator)[:MARGINALS]
+        location = self.model.observation.location(train.batch(rows, generator).x.to(self.model.device))
+        if location is not None:
+            begin_at(self.model.generator, location)
+            self._average = self._copy()
+
     def step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """One step of the critic, and maybe one of the generator."""
         model, settings = self.model.train(), self.settings
-        x, y = batch.x, batch.y if self.model.spec.classes is not None else None
+        x, y = model.observation.seen(batch.x), batch.y if self.model.spec.classes is not None else None
         rate = settings.learning_rate_at(progress)
         with torch.no_grad():
-            fake = model.generate(torch.randn(len(x), model.latents, device=x.device), y)
+            fake = model.play(len(x), y)
         loss = self._critic_loss(x, fake, y)
         self._apply(loss, "critic", rate * model.config.critic_rate)
         metrics = {"loss": loss.detach()}
         self._steps += 1
         if self._steps % self.every == 0:
-            judged = model.judge(model.generate(torch.randn(len(x), model.latents, device=x.device), y), y)
+            judged = model.judge(model.play(len(x), y), y)
             generator_loss = (softplus(-judged) if model.game == "gan" else -judged).mean()
             self._apply(generator_loss, "generator", rate)
             metrics["generator_loss"] = generator_loss.detach()
@@ -96,7 +109,7 @@ class AdversarialLearner(Learner):
         with torch.no_grad(), evaluating(model), seeded(derive_seed("noise", self.settings.seed), model.device):
             for mine, its in zip(model.critic.parameters(), self.model.critic.parameters(), strict=True):
                 mine.copy_(its)
-            rows = torch.arange(min(len(valid), FITTED))
+            rows = torch.arange(min(len(valid), FITTED if model.near else ANNEALED))
             x, y = valid.batch(rows, torch.Generator().manual_seed(0))
             model.fit_noise(x.to(model.device), None if model.spec.classes is None or y is None else y.to(model.device))
 

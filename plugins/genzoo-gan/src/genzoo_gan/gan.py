@@ -1,14 +1,17 @@
-"""GANs with a likelihood: a generator G of noise z, and Gaussian noise of one scale around it (Wu et al. 2017).
+"""GANs with a likelihood: a generator G of noise z, and noise around it that is fitted after training (Wu et al. 2017).
 
-    p(x) = integral of N(x; G(z), s^2 I) N(z; 0, I) dz
+    p(x) = integral of p(x given G(z)) N(z; 0, I) dz            p(x given G): see `genzoo_gan.observation`
 
-s is fitted on validation data after training, and `sample` adds that noise: without it the law has no density. The
-bound is importance sampling, kind `weights`: in two latent dimensions from cells of the prior near x
-(`genzoo_gan.cells`), else from the prior, loose where s is small against the data, which the table then shows; the
-estimator `ais` anneals from there (`genzoo.latent`), and is the one to read for images.
+The noise is fitted on validation data, and `sample` draws it: without it the law has no density, or one of no use. The
+bound is of kind `weights`. Real data with two latents: importance sampling from cells of the prior near x
+(`genzoo_gan.cells`), nearly tight. Otherwise annealed from the prior by Hamiltonian moves (`genzoo.latent`), over
+`distributions` steps whose sizes are tuned with the noise: a GAN has no encoder, and draws of the prior alone lie tens
+of nats below. `ais`, ten times as many steps, tells how tight that is.
 
     gan     D: -log D(x) - log(1 - D(G(z)));  G: -log D(G(z))         non-saturating, Goodfellow et al. 2014
     wgan    D: D(G(z)) - D(x) + c (|d D| - 1)^2 between them;  G: -D(G(z))         Gulrajani et al. 2017
+
+Codes are played for as they are: the critic sees draws of codes, not G, and the gradient goes straight through.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from genzoo.ais import forward, sigmoidal
 from genzoo.config import Config, TrainSettings
-from genzoo.errors import CapabilityError
+from genzoo.hmc import HMC, GeometricPath, StoredSteps
 from genzoo.interface import Estimator, Learner, ModelEstimator
 from genzoo.latent import AnnealedImportance, LatentJoint, Proposal
 from genzoo.likelihood import LogLikelihood, WeightSums
@@ -33,54 +37,71 @@ from genzoo_gan.adversarial import AdversarialLearner
 from genzoo_gan.cells import CellLaw, Cells, midpoints
 from genzoo_gan.networks import critic_for, generator_for
 from genzoo_gan.noise import DRAWS, LARGEST, ROUNDS, SMALLEST, best_log_noise
+from genzoo_gan.observation import observation_for
 
 PENALTY, PENALTY_IMAGES = 0.1, 10.0
 """Weight of the gradient penalty (Gulrajani et al. 2017: for images section 4, for the plane their code)."""
+BANDS, LEAPFROG = 10, 2
+"""Step sizes along the path, and leapfrog steps of a move."""
+PILOT, PILOT_CHAINS, PILOT_MOVES = 16, 2, 8
+"""Examples, chains of each and moves of each band on which step sizes are tuned."""
+FIT_DISTRIBUTIONS, FIT_CHAINS = 40, 2
+"""Of the annealing from which z is drawn to fit the noise."""
+BATCH, VALIDATED = 100, 64
+"""Examples annealed between two looks at the clock, and to validate a training."""
 
 
 class GANConfig(Config):
     """Configuration of `GAN` and `WGAN`."""
 
-    latents: int | None = Field(None, ge=1, description="dimensions of z; none: 2 for points of the plane, else 32")
-    width: int | None = Field(None, ge=4, description="of the hidden layers (128) or channels (32)")
+    latents: int | None = Field(None, ge=1, description="dimensions of z; none: 2 for points of the plane, else 16")
+    width: int | None = Field(
+        None, ge=4, description="of three hidden layers (128; 256 above 256 dimensions), or channels of conv (32)"
+    )
+    network: Literal["mlp", "conv"] = Field(
+        "mlp", description="mlp: ten times the steps, and draws of the bound, that convolutions get on a CPU"
+    )
     critic_steps: int | None = Field(None, ge=1, description="steps of D for one of G; none: 1 for gan, 3 for wgan")
     least_noise: float = Field(
-        SMALLEST, gt=0, lt=LARGEST, description="smallest s that is tried, in units of the data's scale"
+        SMALLEST, gt=0, lt=LARGEST, description="smallest s that is tried for real data, in units of its scale"
     )
     penalty: float | None = Field(
         None, ge=0, description="c, weight of the gradient penalty of wgan; none: 0.1 for vectors, 10 for images"
     )
     critic_rate: float = Field(1.0, gt=0, description="learning rate of D over that of G")
+    distributions: int = Field(100, ge=BANDS, description="steps of the annealing behind the bound")
 
 
 class Adversarial(LatentJoint):
-    """Generator, critic and noise; leaves name the game. Raises CapabilityError for codes, which go behind
-    dequantization."""
+    """Generator, critic and noise; leaves name the game."""
 
     Config: ClassVar[type[Config]] = GANConfig
     config: GANConfig
     game: ClassVar[Literal["gan", "wgan"]]
-    log_noise: Tensor
 
     def __init__(self, spec: DataSpec, config: GANConfig | None = None) -> None:
         super().__init__(spec, config)
-        if spec.levels is not None:
-            raise CapabilityError(f"{self.game} takes real data: put codes behind dequantization=uniform")
-        few = spec.event_shape == (2,)
-        self.latents = self.config.latents or (2 if few else 32)
+        c, image = self.config, len(spec.event_shape) == 3
+        self.latents = c.latents or (2 if spec.event_shape == (2,) and spec.levels is None else 16)
+        self.near = self.latents == 2 and spec.levels is None
         classes = condition_width(spec)
-        self.generator = generator_for(spec, self.latents + classes, self.config.width)
-        self.critic = critic_for(spec, classes, self.config.width, free=self.game == "wgan")
-        default = PENALTY_IMAGES if len(spec.event_shape) == 3 else PENALTY
-        self.penalty = default if self.config.penalty is None else self.config.penalty
-        self.register_buffer("log_noise", torch.tensor(math.log(0.3)))
-        self.rows = 1 << 14 if len(spec.event_shape) == 1 else 512
+        self.generator = generator_for(spec, self.latents + classes, c.width, c.network)
+        self.critic = critic_for(spec, classes, c.width, c.network, free=self.game == "wgan")
+        self.observation = observation_for(spec, self.near, c.least_noise)
+        self.penalty = (PENALTY_IMAGES if image else PENALTY) if c.penalty is None else c.penalty
+        self.steps = StoredSteps(BANDS)
+        self.rows = 1 << 14 if spec.dims <= 16 else 2048 if c.network == "mlp" else 512
 
     def generate(self, z: Tensor, condition: Tensor | None) -> Tensor:
         """G(z) `(*S, B, *event_shape)` at `z (*S, B, d)`."""
         label = condition_features(self.spec, condition, z.shape[-2], z)
         joined = torch.cat([z, label.expand(*z.shape[:-1], -1)], -1)
         return self.generator(joined.flatten(0, -2)).view(*z.shape[:-1], *self.spec.event_shape)  # type: ignore[no-any-return]
+
+    def play(self, n: int, condition: Tensor | None) -> Tensor:
+        """What the critic sees of n draws, with gradient."""
+        z = torch.randn(n, self.latents, device=self.device)
+        return self.observation.played(self.generate(z, condition))
 
     def judge(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """D(x) `(B,)`, a logit or a critic's value."""
@@ -89,25 +110,21 @@ class Adversarial(LatentJoint):
 
     # the likelihood
 
-    def _log_noise_density(self, squares: Tensor) -> Tensor:
-        """log N(x; G, s^2 I) in nats at |x - G|^2, float64."""
-        log_s = self.log_noise.double()
-        return -0.5 * squares * (-2 * log_s).exp() - self.spec.dims * (log_s + 0.5 * math.log(2 * math.pi))
-
-    @staticmethod
-    def _squares(x: Tensor, generated: Tensor) -> Tensor:
-        return (x - generated).square().flatten(generated.ndim - x.ndim + 1).sum(-1, dtype=torch.float64)
+    @property
+    def log_noise(self) -> Tensor:
+        """log s; see `genzoo_gan.observation`."""
+        return self.observation.log_noise
 
     def proposal(self, x: Tensor, condition: Tensor | None) -> Proposal:
-        """Cells of the prior near x in two latent dimensions; else the prior of z: a GAN has no encoder."""
-        if self.latents == 2:
+        """Cells of the prior near x, or the prior of z: a GAN has no encoder."""
+        if self.near:
             return CellLaw(Cells(self._in_parts, midpoints(x.device), condition).shares(x, condition, self.log_noise))
         loc = torch.zeros(len(x), self.latents, device=self.device)
         return Independent(Normal(loc, 1.0, validate_args=False), 1, validate_args=False)
 
     def log_joint(self, x: Tensor, z: Tensor, condition: Tensor | None) -> Tensor:
         """See LatentJoint."""
-        return self._log_noise_density(self._squares(x, self.generate(z, condition))) + self._log_prior(z)
+        return self.observation.log_prob(self.generate(z, condition), x) + self._log_prior(z)
 
     @staticmethod
     def _log_prior(z: Tensor) -> Tensor:
@@ -116,8 +133,7 @@ class Adversarial(LatentJoint):
     def sample_joint(self, n: int, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """See LatentJoint."""
         z = torch.randn(n, self.latents, device=self.device)
-        x = self._in_parts(z, condition)
-        return x + self.log_noise.exp() * torch.randn_like(x), z
+        return self.observation.sample(self._in_parts(z, condition)), z
 
     def _in_parts(self, z: Tensor, condition: Tensor | None) -> Tensor:
         """G(z) `(n, *event_shape)` at `z (n, d)`, `rows` at once."""
@@ -127,32 +143,87 @@ class Adversarial(LatentJoint):
         )
 
     def _log_likelihood(self, x: Tensor, num_samples: int, condition: Tensor | None) -> LogLikelihood:
+        if not self.near:
+            return self._annealing().log_likelihood(x, num_samples, None, condition)
         sums = WeightSums()
-        for squares, log_ratio in self._draws(x, num_samples, condition):
-            observed = self._log_noise_density(squares)
+        for observed, log_ratio in self._draws(x, num_samples, condition):
             sums.add(observed + log_ratio, {"observation": observed.mean(0), "latent": log_ratio.mean(0)})
         return sums.result()
 
     def _draws(self, x: Tensor, num_samples: int, condition: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """|x - G(z)|^2 and log p(z) - log q(z given x), `(k, B)` float64, of z from the proposal, part by part."""
+        """log p(x given z) and log p(z) - log q(z given x), `(k, B)` float64, of z from the cells, part by part."""
         q, chunk = self.proposal(x, condition), max(1, self.rows // max(1, len(x)))
         for at in range(0, num_samples, chunk):
             z = q.sample(torch.Size((min(chunk, num_samples - at),)))
-            yield self._squares(x, self.generate(z, condition)), self._log_prior(z) - q.log_prob(z)
+            yield self.observation.log_prob(self.generate(z, condition), x), self._log_prior(z) - q.log_prob(z)
+
+    def _annealing(self) -> AnnealedImportance:
+        annealing = AnnealedImportance(self, self.config.distributions, LEAPFROG)
+        annealing.steps = self.steps()
+        return annealing
 
     def _sample(self, n: int, condition: Tensor | None) -> Tensor:
         return self.sample_joint(n, condition)[0]
 
     def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
-        """Importance sampling, from `cells` near the example or from the `prior`, and `ais` from there."""
-        name = "cells" if self.latents == 2 else "prior"
-        return {name: lambda: ModelEstimator(name, self), "ais": lambda: AnnealedImportance(self)}
+        """Importance sampling from `cells` near the example, or `annealed` from the prior; and `ais`, longer chains."""
+        first: dict[str, Callable[[], Estimator]] = {"annealed": self._annealed}
+        if self.near:
+            first = {"cells": lambda: ModelEstimator("cells", self)}
+        return first | {"ais": lambda: AnnealedImportance(self)}
+
+    def _annealed(self) -> Estimator:
+        estimator = ModelEstimator(f"annealed[distributions={self.config.distributions}]", self)
+        estimator.batch_size, estimator.validated = BATCH, VALIDATED
+        estimator.calls = self.config.distributions * LEAPFROG
+        return estimator
+
+    # the noise
 
     def fit_noise(self, x: Tensor, condition: Tensor | None) -> None:
-        """Set s to the best value for `x`; see `genzoo_gan.noise`."""
-        for _ in range(ROUNDS):
-            squares, log_ratio = (torch.cat(parts) for parts in zip(*self._draws(x, DRAWS, condition), strict=True))
-            self.log_noise.copy_(best_log_noise(squares, log_ratio, self.spec.dims, self.config.least_noise))
+        """Set s to the best value for `x`: of a bound over draws from cells (`genzoo_gan.noise`), or for draws of z
+        given x by annealing, whose steps are tuned on the way, from each start of the observation, the best staying."""
+        if self.near:
+            for _ in range(ROUNDS):
+                squares, log_ratio = (torch.cat(parts) for parts in zip(*self._squares(x, condition), strict=True))
+                self.log_noise.copy_(best_log_noise(squares, log_ratio, self.spec.dims, self.config.least_noise))
+            return
+        found = []
+        for start in self.observation.starts:
+            self.log_noise.fill_(start)
+            for _ in range(ROUNDS):
+                self.tune_steps(x[:PILOT], None if condition is None else condition[:PILOT])
+                self.observation.fit(self._in_parts(self._posterior(x, condition), condition), x)
+            self.tune_steps(x[:PILOT], None if condition is None else condition[:PILOT])
+            bound = float(self._log_likelihood(x, FIT_CHAINS, condition).lower.mean())
+            found.append((bound, [buffer.clone() for buffer in self.buffers()]))
+        for buffer, best in zip(self.buffers(), max(found, key=lambda pair: pair[0])[1], strict=True):
+            buffer.copy_(best)
+
+    def _squares(self, x: Tensor, condition: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """|x - G(z)|^2 and log p(z) - log q(z given x), `(k, B)` float64, of DRAWS from the cells."""
+        q, chunk = self.proposal(x, condition), max(1, self.rows // max(1, len(x)))
+        for at in range(0, DRAWS, chunk):
+            z = q.sample(torch.Size((min(chunk, DRAWS - at),)))
+            away = (x - self.generate(z, condition)).flatten(2).square().sum(-1, dtype=torch.float64)
+            yield away, self._log_prior(z) - q.log_prob(z)
+
+    def tune_steps(self, x: Tensor, condition: Tensor | None) -> None:
+        """Step sizes of the annealing, on pilot chains that are thrown away."""
+        q, path = self._path(x, condition)
+        self.steps.tune(path, sigmoidal(self.config.distributions), LEAPFROG, q.stddev, PILOT_CHAINS, PILOT_MOVES)
+
+    def _posterior(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """z `(B, d)`, one about from p(z given x) each: of the ends of annealed chains, by their weights."""
+        q, path = self._path(x, condition)
+        move = HMC(path, self.steps(), LEAPFROG, q.stddev)
+        log_w, ends = forward(path, move, sigmoidal(FIT_DISTRIBUTIONS), FIT_CHAINS)
+        chosen = torch.multinomial(log_w.softmax(0).T, 1)[:, 0]
+        return ends[chosen, torch.arange(len(x), device=x.device)]
+
+    def _path(self, x: Tensor, condition: Tensor | None) -> tuple[Proposal, GeometricPath]:
+        q = self.proposal(x, condition)
+        return q, GeometricPath(q, lambda z: self.log_joint(x, z, condition))
 
     # training
 

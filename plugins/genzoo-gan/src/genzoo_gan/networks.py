@@ -1,4 +1,4 @@
-"""Generators and critics: MLPs for vectors, transposed and strided convolutions for images.
+"""Generators and critics: MLPs, or transposed and strided convolutions for images.
 
 The MLPs have ReLU, whose second derivative is free: the gradient penalty differentiates the critic twice."""
 
@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from genzoo.errors import CapabilityError
 from genzoo.nn import MLP
 from genzoo.spec import DataSpec
 
@@ -60,24 +61,40 @@ class ImageCritic(nn.Module):
         return cast(Tensor, self.last(torch.cat([h, label], 1)))
 
 
-def generator_for(spec: DataSpec, inputs: int, width: int | None) -> nn.Module:
-    """`(R, inputs)` to `(R, D)`."""
-    if len(spec.event_shape) == 3:
-        channels, height, breadth = spec.event_shape
-        return ImageGenerator(inputs, (channels, height, breadth), _eights(width or 32))
-    return MLP(inputs, spec.dims, [width or 128] * 3, nn.ReLU)
+def generator_for(spec: DataSpec, inputs: int, width: int | None, network: str) -> nn.Module:
+    """`(R, inputs)` to `(R, D)`. Raises CapabilityError for convolutions on what is no image."""
+    if network == "conv":
+        return ImageGenerator(inputs, _image(spec), _eights(width or 32))
+    return MLP(inputs, spec.dims, _hidden(spec, width), nn.ReLU)
 
 
-def critic_for(spec: DataSpec, classes: int, width: int | None, free: bool) -> nn.Module:
+def critic_for(spec: DataSpec, classes: int, width: int | None, network: str, free: bool) -> nn.Module:
     """`(R, D + classes)` to `(R, 1)`. Where only differences count (`free`), the last bias, which cancels, is fixed."""
-    if len(spec.event_shape) == 3:
-        channels, height, breadth = spec.event_shape
-        images = ImageCritic((channels, height, breadth), classes, _eights(width or 32))
+    if network == "conv":
+        images = ImageCritic(_image(spec), classes, _eights(width or 32))
         images.last.bias.requires_grad_(not free)
         return images
-    vectors = MLP(spec.dims + classes, 1, [width or 128] * 3, nn.ReLU)
+    vectors = MLP(spec.dims + classes, 1, _hidden(spec, width), nn.ReLU)
     cast(nn.Linear, vectors[-1]).bias.requires_grad_(not free)
     return vectors
+
+
+def begin_at(generator: nn.Module, location: Tensor) -> None:
+    """Let a generator of vectors begin near `location (D,)`; convolutions have no bias for each dimension."""
+    if isinstance(generator, MLP):
+        with torch.no_grad():
+            cast(nn.Linear, generator[-1]).bias.copy_(location)
+
+
+def _hidden(spec: DataSpec, width: int | None) -> list[int]:
+    return [width or (128 if spec.dims <= 256 else 256)] * 3
+
+
+def _image(spec: DataSpec) -> tuple[int, int, int]:
+    if len(spec.event_shape) != 3:
+        raise CapabilityError(f"network=conv is for images (C, H, W); this data has events {spec.event_shape}")
+    channels, height, breadth = spec.event_shape
+    return channels, height, breadth
 
 
 def _eights(width: int) -> int:

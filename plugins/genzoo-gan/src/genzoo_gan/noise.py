@@ -1,10 +1,10 @@
-"""The scale s of the noise around a generator, fitted to validation examples.
+"""The one scale s of Gaussian noise around a generator, fitted to validation examples by draws from cells near them.
 
     argmax over s of the mean over x of log of the mean over draws of N(x; G(z), s^2 I) p(z) / q(z given x)
 
 With few draws that lies below log p(x), the further the smaller s is, so the fitted s is too large where draws are too
-few. From cells near x (`genzoo_gan.cells`) little of that is left; with draws from the prior in many dimensions it is
-the best s for a bound by as many draws, not for p(x).
+few. From cells near x (`genzoo_gan.cells`) little of that is left. For more latent dimensions there is
+`genzoo_gan.observation`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import math
 import torch
 from torch import Tensor
 
-FITTED = 500
-"""Validation examples on which the noise is fitted."""
+FITTED, ANNEALED = 500, 150
+"""Validation examples on which the noise is fitted, by draws from cells and by annealing."""
 DRAWS = 200
 """Draws of z an example."""
 ROUNDS = 3
