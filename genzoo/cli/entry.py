@@ -22,7 +22,7 @@ COMMANDS = {
     "list": "models, data sets and metrics that are installed",
     "eval": "evaluate a trained model again, by another estimator or with more draws",
     "sample": "draw samples from a trained model, or fill in and denoise with it",
-    "trajectory": "a picture of yours on its way to noise, by a model's forward process",
+    "trajectory": "a picture of yours on its way to noise, step by step",
     "classify": "conditional models as classifiers, by Bayes' rule",
     "score": "log-likelihoods of your own data under a trained model",
     "report": "make the report of one or more runs",
