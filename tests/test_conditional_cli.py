@@ -14,6 +14,7 @@ from genzoo.cli import main
 from genzoo.errors import DataError, UsageError
 from genzoo.observations import mask_of, read_observation
 from genzoo.records import CellFolder, find_cells
+from genzoo.report.figures import SEEN
 from genzoo.spec import DataSpec
 from genzoo.training import points_of
 
@@ -79,8 +80,9 @@ def test_images_go_to_a_picture_of_rows(cells: dict[str, CellFolder], tmp_path: 
 
     cell, out = cells["ddpm images"], tmp_path / "x.png"
     assert run("sample", cell.path, "--given", "half", "--examples", 2, "-n", 3, "-o", out) == 0
-    # two rows of original, seen and three draws; a pixel between images of 8x8
-    assert struct.unpack(">II", out.read_bytes()[16:24]) == (5 * 9 - 1, 2 * 9 - 1)
+    # two rows of original, seen and three draws; a pixel between images of 8x8; enlarged to be seen
+    side = SEEN // (5 * 9 - 1)
+    assert struct.unpack(">II", out.read_bytes()[16:24]) == (side * (5 * 9 - 1), side * (2 * 9 - 1))
     array = tmp_path / "x.npy"
     assert run("sample", cell.path, "--noise", 40, "--examples", 2, "-n", 1, "-o", array) == 0
     drawn = np.load(array)

@@ -47,6 +47,7 @@ ALLOWED = {
     ("genzoo/report/plots.py", "figure.savefig"): "to memory",
     ("genzoo/data/pictures.py", "open"): "a picture, for reading",
     ("genzoo/guard.py", "open"): "the null device",
+    ("genzoo/cli/events.py", "os.open"): "the null device",
     ("genzoo/cells.py", "record.save"): "RunRecord's own",
     ("genzoo/bench.py", "record.save"): "RunRecord's own",
     ("genzoo/safe_files.py", "os.open"): "for reading",
@@ -58,10 +59,14 @@ ALLOWED = {
 WRITERS = {
     *("write_text", "write_bytes", "touch", "rename", "symlink_to", "hardlink_to", "tofile", "to_csv"),
     *("save", "savez", "savez_compressed", "savetxt", "save_file", "savefig", "imsave", "imwrite", "memmap"),
-    *("fdopen", "ftruncate", "truncate", "copyfile", "copy2", "copyfileobj", "copytree", "move", "mkstemp"),
+    *("fdopen", "ftruncate", "truncate", "copyfile", "copy2", "copyfileobj", "copytree", "mkstemp"),
     *("NamedTemporaryFile", "extractall", "extract"),
 }
-OWNERS = {"os": {"open", "write", "replace", "pwrite", "sendfile", "link"}, "shutil": {"copy"}, "json": {"dump"}}
+OWNERS = {
+    "os": {"open", "write", "replace", "pwrite", "sendfile", "link"},
+    "shutil": {"copy", "move"},
+    "json": {"dump"},
+}
 OURS = {"write_bytes", "write_json", "write_arrays", "save_state"}
 """Names that, called as functions, are the writers of `genzoo.records` and `genzoo.state`."""
 
