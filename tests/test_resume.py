@@ -30,7 +30,7 @@ SMALL = {
     "vae": "hidden=[8],latents=2",
     "ddpm": "steps=8,width=16,blocks=1",
     "ddim": "steps=8,width=16,blocks=1",
-    "d3pm": "width=16,blocks=1",
+    "d3pm": "steps=8,width=16,blocks=1",
     "score_sde": "steps=8,width=16,blocks=1",
     "flow_matching": "width=16,blocks=1",
     "pyro_vae": "hidden=[8],latent=2",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genzoo.config import Config, TrainSettings
 from genzoo.config import Config as BaseConfig
-from genzoo.errors import CapabilityError, ConfigError
+from genzoo.errors import CapabilityError
 from genzoo.interface import Estimator
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
@@ -41,18 +41,17 @@ FIT_EXAMPLES = 50_000
 FRAMES = 9
 """Of a trajectory in a report."""
 
-STEPS = 256
-"""T of a kernel that has one."""
-
 
 class D3PMConfig(Config):
     """Configuration of a discrete diffusion. Defaults come from short trainings on binary MNIST."""
 
-    kernel: Literal["any_order", "absorbing", "uniform"] = Field(
-        "any_order", description="masks one by one in random order; masks in T steps; draws codes anew in T steps"
+    kernel: Literal["uniform", "absorbing", "any_order"] = Field(
+        "uniform",
+        description="uniform: codes are drawn anew; absorbing: masked; any_order: masked one by one. On binary MNIST "
+        "uniform was 2 to 3 nats ahead of any_order after 100, 200 and 300 steps, and samples in fewer",
     )
-    steps: int | None = Field(
-        None, ge=2, description="T of absorbing and uniform; none: 256. any_order has a step for each dimension"
+    steps: int = Field(
+        256, ge=2, description="T of uniform and absorbing; any_order has a step for each dimension, whatever this says"
     )
     schedule: Literal["linear", "cosine"] = Field(
         "cosine", description="abar_t of absorbing and uniform: 1 - t/T, or cos^2(pi t / 2T), finer at both ends"
@@ -67,10 +66,8 @@ def kernel_of(spec: DataSpec, config: D3PMConfig) -> Kernel:
         got = "real data" if spec.levels is None else f"{spec.levels} levels"
         raise CapabilityError(f"d3pm takes codes with at most {MOST_LEVELS} levels; got {got}: use ddpm")
     if config.kernel == "any_order":
-        if config.steps is not None:
-            raise ConfigError(f"any_order has a step for each dimension: leave out steps; got {config.steps}")
         return AnyOrder(spec.levels, spec.dims)
-    kept = SCHEDULES[config.schedule](config.steps or STEPS)
+    kept = SCHEDULES[config.schedule](config.steps)
     return Absorbing(spec.levels, kept) if config.kernel == "absorbing" else Uniform(spec.levels, kept)
 
 
