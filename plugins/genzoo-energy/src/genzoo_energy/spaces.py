@@ -160,7 +160,7 @@ class Reals(Space):
         """See Space."""
         law = Normal(self.loc.expand(examples, -1), self.scale.expand(examples, -1), validate_args=False)
         base = Independent(law, 1, validate_args=False)
-        return GeometricPath(base, lambda z: base.log_prob(z) + tilt(z))
+        return GeometricPath(base, lambda z: base.log_prob(z) + tilt(z))  # type: ignore[no-untyped-call]
 
     def transition(self, path: GeometricPath) -> HMC:
         """See Space."""
