@@ -37,6 +37,9 @@ from genzoo_vae.staged import StagedDecoder
 
 FREQUENCIES = (1.0, 2.0, 4.0)
 
+PIXELS_AT_ONCE = 64 * 28 * 28
+"""Of all draws of all images together: their maps stay in cache."""
+
 IWAE_BATCH = 4
 """Images evaluated at once: each is encoded anew for every `rows` rows of draws, so that few images have many draws."""
 
@@ -135,7 +138,6 @@ class HierarchicalVAE(LatentVariableModel):
 
     Config = HierarchicalConfig
     config: HierarchicalConfig
-    rows = 64
 
     def __init__(self, spec: DataSpec, config: HierarchicalConfig | None = None) -> None:
         super().__init__(spec, config)
@@ -144,6 +146,7 @@ class HierarchicalVAE(LatentVariableModel):
         if len(shape) != 3:
             raise CapabilityError(f"expected images (C, H, W) for hvae; got events {shape}")
         channels, height, width = shape
+        self.rows = min(1024, max(1, PIXELS_AT_ONCE // spec.dims))
         self.patch = 2 if height % 2 == width % 2 == 0 else 1
         wide = 2 * c.width
         self.fine_size = height // self.patch, width // self.patch
