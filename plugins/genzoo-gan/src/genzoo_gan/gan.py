@@ -175,6 +175,7 @@ class Adversarial(LatentJoint):
     def _annealed(self) -> Estimator:
         estimator = ModelEstimator(f"annealed[distributions={self.config.distributions}]", self)
         estimator.batch_size, estimator.validated = BATCH, VALIDATED
+        estimator.sharper = True  # than one draw of the prior, which the pieces of `log_joint` are of
         estimator.calls = self.config.distributions * LEAPFROG
         return estimator
 
