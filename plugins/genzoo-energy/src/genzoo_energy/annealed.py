@@ -34,9 +34,9 @@ NUMBERS = 1 << 20
 """Of all chains held at once, one for each level of a dimension."""
 BATCH = 20
 """Examples scored between two looks at the clock."""
-LARGE, FEW = 256, (100, 25)
-"""Above so many dimensions so few examples suit a bound that costs a chain of network gradients each: of a test, and of
-a validation."""
+VALIDATED, LARGE, FEW = 25, 256, 100
+"""Few examples suit a bound that costs a chain of network gradients each: VALIDATED of a validation, and above LARGE
+dimensions FEW of a test."""
 BURN_IN = 100
 MOVES, CHAINS = 5, 500
 
@@ -176,7 +176,7 @@ class AnnealedField(Field):
                 return ModelEstimator("exact", model)
             estimator = ModelEstimator(f"raise[distributions={self.config.distributions}]", model)
             estimator.batch_size = BATCH
-            estimator.suggested_points, estimator.validated = FEW if self.spec.dims > LARGE else (None, None)
+            estimator.validated, estimator.suggested_points = VALIDATED, FEW if self.spec.dims > LARGE else None
             return estimator
 
         found: dict[str, Callable[[], Estimator]] = {"exact" if self.exact else "raise": first}
