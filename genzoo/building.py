@@ -119,10 +119,13 @@ def check_card(card: Card) -> None:
             raise PluginError(f"{card.target} of {card.what} {card.name} cannot be called; expected a function")
         return
     for kind in card.data:
+        levels = LEVELS[kind]
+        if levels is not None and card.max_levels is not None:
+            levels = min(levels, card.max_levels)
         refused: Exception | None = None
         for shape in ((card.min_dims,), *SHAPES):
             try:
-                Blueprint.of_card(card, {}, DataSpec(shape, LEVELS[kind])).build(0)
+                Blueprint.of_card(card, {}, DataSpec(shape, levels)).build(0)
                 break
             except PluginError:
                 raise

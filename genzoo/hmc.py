@@ -209,7 +209,8 @@ def tune(
 
 
 class StoredSteps(nn.Module):
-    """Step sizes that a model keeps among its buffers, so that its likelihood needs no tuning: tuned once, in a learner's
+    """Step sizes that a model keeps among its buffers, so that its likelihood needs no tuning: tuned once, in a
+    learner's
     `finish`, they are those of every later call.
 
     Args:

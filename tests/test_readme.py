@@ -56,7 +56,7 @@ def test_the_plugin_of_the_readme_is_a_plugin(tmp_path: Path) -> None:
 
 
 def test_every_model_in_the_tables_is_installed(tmp_path: Path) -> None:
-    named = set(re.findall(r"^\| `([a-z_]+)`(?:, `([a-z_]+)`)? \|", TEXT, re.MULTILINE))
+    named = set(re.findall(r"^\| `([a-z0-9_]+)`(?:, `([a-z0-9_]+)`)? \|", TEXT, re.MULTILINE))
     installed = {row["name"] for row in json.loads(genzoo("list", "models", "--json", cwd=tmp_path).stdout)}
     assert {name for pair in named for name in pair if name} == installed
 
