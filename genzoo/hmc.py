@@ -210,8 +210,7 @@ def tune(
 
 class StoredSteps(nn.Module):
     """Step sizes that a model keeps among its buffers, so that its likelihood needs no tuning: tuned once, in a
-    learner's
-    `finish`, they are those of every later call.
+    learner's `finish`, they are those of every later call.
 
     Args:
         bands: of inverse temperatures, as in `tune`.
