@@ -24,10 +24,14 @@ import pytest
 
 from genzoo import report
 from genzoo.records import ROW_KEYS, write_json
-from genzoo.report import embedded, ratio
+from genzoo.report import change_tables, embedded, ratio, table
+from genzoo.report.changes import comparisons
 from genzoo.report.collect import collect
-from genzoo.report.details import details
-from genzoo.report.units import NATS
+from genzoo.report.details import PAIRS, details
+from genzoo.report.numbers import NONE
+from genzoo.report.table import READINGS as READINGS_TABLE
+from genzoo.report.units import BITS, BITS_PER_DIM, NATS, Unit
+from genzoo.report.verdict import verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIL = "<img src=x onerror=taken=1></script><script>taken=1</script>[red]&amp;"
@@ -371,6 +375,64 @@ def test_text_holds_every_table_of_the_page(run: Path, form: str, heading: str) 
                 assert heading.format(title) in text
     assert any(line.lstrip("% ").startswith("genzoo bench") for line in text)
     assert "<img" not in "".join(text) or form == "tex"
+
+
+NATS_TOLD = re.compile(r".*, nats$|nats$|KL |stderr|MC error|tighter by|largest")
+"""Titles of the columns whose numbers are nats."""
+
+
+@pytest.mark.parametrize("unit", [BITS, BITS_PER_DIM], ids=str)
+def test_every_table_and_verdict_says_the_same_in_every_unit(tmp_path: Path, unit: Unit) -> None:
+    """Columns of nats are multiplied, number by number, to the rounding of both; no other cell changes."""
+    parts = {"anatomy_kl_per_unit": np.array([0.25, 0.05, 0.2])}
+    for seed in (0, 1):
+        cells.save(tmp_path / "a", "flow", "pair", "exact", cells.plane(2.0, 0.52 + 0.01 * seed), seed=seed)
+    more = {"terms": {"kl": 0.5, "reconstruction": -2.25}, "kl_quadrature": 0.0031}
+    vae = cells.save(tmp_path / "a", "vae", "pair", "weights", cells.plane(2.0, 0.52, 0.03, 0.05) | parts, **more)
+    write_json(vae / "readings.json", [reading(number, *said) for number, said in enumerate(READINGS, start=2)])
+    cells.save(tmp_path / "a", "ddpm", "pair", "lower_bound", cells.plane(2.0, 0.6, 0.05, 0.5))
+    cells.save(tmp_path / "b", "ddpm", "pair", "lower_bound", cells.plane(2.0, 0.58, 0.05, 0.5), steps=9)
+    (group,) = collect([tmp_path / "a"])
+    (changed,) = comparisons([tmp_path / "a", tmp_path / "b"])
+    makers = [
+        ("results", lambda unit: table.results(group, unit)),
+        ("changes", lambda unit: change_tables.table(changed, unit)),
+        *details(group, "steps"),
+    ]
+    factor, held = unit.factor([2]), set()
+
+    def scaled(was: str, now: str) -> None:
+        old, new = numbers_of(was), numbers_of(now)
+        assert len(old) == len(new)
+        for (before, half), (after, rounding) in zip(old, new, strict=True):
+            assert after == pytest.approx(factor * before, abs=factor * half + rounding + 1e-12), (was, now)
+
+    for name, make in makers:
+        nats, other = make(NATS), make(unit)
+        if nats is None:
+            continue
+        assert other is not None
+        held.add(name)
+        titles = [column.title for column in nats.columns]
+        for before, after in zip(nats.rows, other.rows, strict=True):
+            for title, was, now in zip(titles, before.cells, after.cells, strict=True):
+                if name == PAIRS and title != "ahead" and was != NONE:
+                    assert was.partition(", p")[2] == now.partition(", p")[2] != ""
+                    scaled(was.partition(", p")[0], now.partition(", p")[0])
+                elif NATS_TOLD.match(title):
+                    scaled(re.sub(r"\d+: ", "", was), re.sub(r"\d+: ", "", now))
+                else:
+                    assert was == now
+    expected = {"results", "changes", "Leagues of equal steps", PAIRS, "Bound and cost", "Terms of the bound"}
+    assert held == expected | {READINGS_TABLE, "Anatomy of the bound"}
+
+    def amounts(each: Unit) -> str:
+        said = verdict(group, each)
+        told = " ".join([said.headline, *said.details, *table.results(group, each).notes])
+        return "; ".join(re.findall(rf"([^ ]+(?: \+- [^ ]+| [^ ]+\])?) {each}\b(?!/)", told))
+
+    assert amounts(NATS).count("; ") == 4  # NLL, KL, the distance to the second, two intervals over seeds
+    scaled(amounts(NATS), amounts(unit))
 
 
 @pytest.mark.long

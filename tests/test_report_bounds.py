@@ -91,6 +91,18 @@ def test_readings_without_a_pair_are_shown_by_their_own_number(run: Path) -> Non
     assert tightness.ladder(group_of(run), {}) is not None
 
 
+def test_a_bound_far_off_leaves_the_drawing_under_an_arrow(run: Path) -> None:
+    path = run / "cells" / "vae-pair-0-0123456789" / "readings.json"
+    stored = json.loads(path.read_text())
+    stored[0]["paired"]["nats"] = -50.0
+    write_json(path, stored)
+    drawn = tightness.ladder(group_of(run), {})
+    assert drawn is not None
+    assert [mark.label.endswith(" \u2192") for mark in drawn.marks] == [True, False, False, False, False]
+    assert drawn.marks[0].x == drawn.right
+    assert max(mark.high for mark in drawn.marks[1:]) < drawn.right
+
+
 def test_one_reading_has_no_ladder(run: Path) -> None:
     (run / "cells" / "vae-pair-0-0123456789" / "readings.json").unlink()
     assert tightness.table(group_of(run)) is None
@@ -106,7 +118,7 @@ def test_anatomy_counts_active_parts_and_is_drawn_to_scale(run: Path) -> None:
     assert [drawing.colour for drawing in bars] == [2, 1]
     heights = [height for _, _, height in bars[0].bars]
     assert heights == pytest.approx((PARTS / PARTS.min() * (bars[0].bottom - bars[0].top)).tolist(), abs=0.02)
-    assert bars[0].bars[2][1] == bars[0].zero == bars[0].top  # negative parts hang from zero
+    assert bars[0].bars[2][1] == bars[0].top  # negative parts hang from zero
 
 
 def test_parts_that_miss_their_term_are_a_bug(run: Path) -> None:

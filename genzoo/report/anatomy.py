@@ -50,7 +50,6 @@ class Bars:
     title: str
     bars: tuple[tuple[float, float, float], ...]
     bar: float
-    zero: float
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     x_label: str
@@ -138,4 +137,4 @@ def _bars(part: Part, colour: int) -> Bars:
     title = f"{part.label}: {part.term} per {part.what}, {fixed(float(values.sum()), 3)} nats of the bound"
     peak = int(np.abs(values).argmax())
     alt = f"{title}; {n:,} parts, the largest {fixed(float(values[peak]), 3)} nats at {part.what} {peak + 1:,}"
-    return Bars(title, bars, max(0.4, round(0.8 * step, 2)), down(0.0), x_ticks, y_ticks, part.what, colour, alt)
+    return Bars(title, bars, max(0.4, round(0.8 * step, 2)), x_ticks, y_ticks, part.what, colour, alt)
