@@ -29,6 +29,7 @@ import torch
 from genzoo_flow.layers import Chain, SplineCoupling, standard_normal
 from genzoo_flow.vector import spline_couplings
 from nflows.transforms import CompositeTransform, PiecewiseRationalQuadraticCouplingTransform
+from timing import interleaved, without_grad
 from torch import Tensor, nn
 
 LAYERS, HIDDEN, BINS, BOUND, BATCH, MANY = 6, 64, 8, 4.0, 512, 4096
@@ -76,32 +77,10 @@ def step_of(flow: nn.Module, loss: Loss, x: Tensor, fused: bool) -> Callable[[],
     return step
 
 
-def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, taking turns; three rounds before are not counted."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 3):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if i >= 3:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
 def quartiles(times: list[float]) -> dict[str, float]:
     """Median and quartiles."""
     low, mid, high = statistics.quantiles(times, n=4)
     return {"median_ms": round(mid, 3), "low_quartile_ms": round(low, 3), "high_quartile_ms": round(high, 3)}
-
-
-def without_grad(call: Callable[[Tensor], object], x: Tensor) -> Callable[[], object]:
-    """`call(x)` as in evaluation."""
-
-    def run() -> object:
-        with torch.no_grad():
-            return call(x)
-
-    return run
 
 
 def main() -> int:

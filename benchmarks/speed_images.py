@@ -18,12 +18,12 @@ import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from timing import interleaved, without_grad
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -176,15 +176,8 @@ def plain_step(loss: Callable[[Tensor], Tensor], network: nn.Module, data: Datas
 
 
 def seconds_of(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each call, taking turns; two rounds before are not counted."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 2):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if i >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    """Median seconds of each call."""
+    return {name: statistics.median(times) / 1e3 for name, times in interleaved(calls, rounds).items()}
 
 
 def in_float32(model: GradientModel) -> Callable[[Tensor], Tensor]:
@@ -203,20 +196,13 @@ def measure(name: str, rounds: int, size: int) -> dict[str, object]:
     zoo, twin, screen = zoo_model(name, data), zoo_model(name, data), SCREENS[name]()
     x = data.test.batch(torch.arange(size), torch.Generator().manual_seed(0)).x
 
-    def without_grad(call: Callable[[Tensor], object]) -> Callable[[], object]:
-        def run() -> object:
-            with torch.no_grad():
-                return call(x)
-
-        return run
-
     steps = {
         "zoo": zoo_step(zoo, data, size),
         "plain": plain_step(in_float32(twin), twin, data, size),
         "screen": plain_step(screen, screen, data, size),
     }
     training = seconds_of(dict(steps), rounds)
-    evaluation = seconds_of({"zoo": without_grad(in_float32(zoo)), "screen": without_grad(screen.eval())}, rounds)
+    evaluation = seconds_of({"zoo": without_grad(in_float32(zoo), x), "screen": without_grad(screen.eval(), x)}, rounds)
     parameters = {"zoo": zoo.count_parameters(), "screen": sum(p.numel() for p in screen.parameters())}
     return {
         "data": MODELS[name],
