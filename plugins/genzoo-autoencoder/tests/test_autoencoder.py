@@ -114,13 +114,11 @@ def test_the_bound_is_below_log_p_and_tends_to_it(components: int, share: float)
     error = many.variance.sqrt()
     assert float(error.max()) < 0.2
     assert bool(((many.lower - log_p).abs() < 5 * error).all())
-    said = [model.log_likelihood(x, k, seed=2) for k in (1, 10, 1000)]
+    said = [*(model.log_likelihood(x, k, seed=2) for k in (1, 10)), many]
     gaps = [float((log_p - answer.lower).mean()) for answer in said]
-    assert said[2].variance is not None
-    slack = 4 * float(said[2].variance.sum().sqrt()) / len(x)
-    assert slack < 0.05
+    assert float(many.variance.sum().sqrt()) / len(x) < 0.01 / 4
     assert gaps[0] > gaps[1] > gaps[2]
-    assert -slack < gaps[2] < 0.01 + slack
+    assert abs(gaps[2]) < 0.01
 
 
 @pytest.mark.parametrize("components", [1, 3])
@@ -213,7 +211,7 @@ def test_the_proposal_is_normalised_and_has_the_moments_it_states(share: float) 
         torch.manual_seed(0)
         z = q.sample(torch.Size((20_000,)))
         assert bool(((z.mean(0) - q.mean).abs() < 5 * q.stddev / math.sqrt(20_000)).all())
-        torch.testing.assert_close(z.std(0), q.stddev, rtol=0.1, atol=0)
+        torch.testing.assert_close(z.std(0), q.stddev, rtol=0.03, atol=0)
         torch.testing.assert_close(q.log_ratio(z), model.density.log_prob(z, None) - q.log_prob(z))
         if share:
             assert float(q.log_ratio(grid).max()) <= -math.log(share) + 1e-9
@@ -251,6 +249,7 @@ def test_the_number_of_components_is_chosen_on_held_out_codes() -> None:
     z, held = (heaps[torch.randint(4, (2000,))] + torch.randn(2000, 2) for _ in range(2))
     density.fit(z, None, held, None)
     assert density.used() == 4
+    assert density.count() == 3 + 4 * (2 + 3)
     truth = Normal(heaps, 1.0).log_prob(held[:, None]).sum(2).logsumexp(1) - math.log(4)
     assert float((truth - density.log_prob(held, None)).mean()) < 0.05
     drawn = density.draw(8000, None)
@@ -263,6 +262,7 @@ def test_labels_have_weights_of_their_own() -> None:
     y = torch.randint(2, (2000,))
     z = 6.0 * (y[:, None] == 1) + torch.randn(2000, 2)
     density = CodeDensity(2, 4, 2)
+    assert density.count() == 2 * 3 + 4 * (2 + 3)
     density.fit(z, y, z, y)
     truth = Normal(6.0 * (y[:, None] == 1), 1.0).log_prob(z).sum(1)
     assert abs(float((truth - density.log_prob(z, y)).mean())) < 0.03
