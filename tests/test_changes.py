@@ -118,6 +118,21 @@ def test_over_seeds_the_error_is_that_of_the_seeds(runs: tuple[Path, Path]) -> N
     assert [row.role for row in table.rows] == ["model", "seed", "seed", "seed"]
 
 
+def test_a_second_model_takes_its_share_of_chance(runs: tuple[Path, Path]) -> None:
+    """A change of 2.2 standard errors is clear alone, and not of the better of two: Holm doubles its p-value."""
+    a, b = save(runs[0], "edge", noise=1), save(runs[1], "edge", noise=2)
+    save(runs[1], "edge", 2.2 * (b - a).std(ddof=1) / math.sqrt(N) - (b - a).mean(), noise=2)
+    (alone,) = compare(runs).models
+    assert alone.adjusted == alone.difference.p_value == pytest.approx(0.0284, abs=1e-4)  # t(399) beyond 2.2
+    assert alone.word == "lower"
+    save(runs[0], "noisy", noise=3)
+    save(runs[1], "noisy", noise=4)
+    edge, noisy = compare(runs).models
+    assert noisy.difference.p_value > edge.difference.p_value
+    assert edge.adjusted == pytest.approx(2 * alone.adjusted)
+    assert edge.word == ""
+
+
 def test_equal_bounds_and_chance(runs: tuple[Path, Path]) -> None:
     """Two models get new noise, one of them is also better, one has the same numbers at another commit."""
     for name, shift in (("better", 0.1), ("noisy", 0.0)):

@@ -119,11 +119,12 @@ def test_what_was_not_validated_by_then_has_no_rank(tmp_path: Path) -> None:
 
 
 def test_seeds_are_averaged(tmp_path: Path) -> None:
-    for seed, nll in enumerate((4.0, 6.0)):
-        save(tmp_path, "a", nll, [(10, 1.0, nll)], seed=seed)
-    save(tmp_path, "b", 7.0, [(10, 1.0, 7.0)])
+    save(tmp_path, "a", 4.0, [(10, 1.0, 4.0), (20, 2.0, 5.0)], seed=0)
+    save(tmp_path, "a", 6.0, [(10, 1.0, 7.0), (20, 2.0, 6.0)], seed=1)
+    save(tmp_path, "b", 7.0, [(20, 1.0, 7.0)])
     first = leagues.members(collect([tmp_path])[0], "steps")[0]
     assert (first.nll, first.stderr) == (5.0, pytest.approx(1.0))  # s / sqrt(2) of 4 and 6
+    assert first.at == 15.0  # reached at 10 and at 20
 
 
 def test_one_model_makes_no_league(tmp_path: Path) -> None:

@@ -172,6 +172,9 @@ def test_floor_and_ceiling(tmp_path: Path) -> None:
     in_bits = floors.table(group_of(tmp_path), BITS_PER_DIM)
     assert in_bits is not None
     assert in_bits.rows[0].cells[2] == "= 0.0838"
+    value, error = {row.cells[0]: row.cells[2] for row in in_bits.rows}["independent pixels"].split(" +- ")
+    assert float(value.removeprefix("= ")) == pytest.approx(205.7 / BIT_PER_DIM, abs=2e-4)
+    assert float(error) == pytest.approx(0.45 / BIT_PER_DIM, rel=0.02)
 
 
 def test_a_model_below_the_floor_is_a_bug(tmp_path: Path) -> None:
@@ -205,6 +208,8 @@ def test_bands(grey: Path) -> None:
 
     # to the tenth of a pixel that places are rounded to, twice
     assert drawn.lines[0].x == pytest.approx(at(600 / BIT_PER_DIM), abs=0.2)
+    assert drawn.lines[0].low == pytest.approx(at((600 - 1.96 * 1.5) / BIT_PER_DIM), abs=0.2)
+    assert drawn.lines[0].high == pytest.approx(at((600 + 1.96 * 1.5) / BIT_PER_DIM), abs=0.2)
     assert band.low == pytest.approx(at(0.97), abs=0.2)
     assert band.high == pytest.approx(at(2.02), abs=0.2)
     assert [stroke.x for stroke in band.strokes] == pytest.approx([at(row.value) for row in flows], abs=0.2)
