@@ -1,4 +1,4 @@
-"""What a page carries for programs: its records as JSON, and its own script, both safe inside HTML."""
+"""What a page carries for programs: its records as JSON, safe inside HTML."""
 
 from __future__ import annotations
 
