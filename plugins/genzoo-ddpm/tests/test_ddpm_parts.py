@@ -6,6 +6,7 @@ import pytest
 import torch
 from genzoo_ddpm import bound
 from genzoo_ddpm.ddpm import DDPM
+from genzoo_ddpm.unet import PatchUNet
 from torch import Tensor, nn
 
 from genzoo import DataSpec
@@ -64,13 +65,27 @@ def test_the_variance_of_parts_is_that_of_their_mean() -> None:
         torch.testing.assert_close(result.variance, torch.full((1,), 1 / draws, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("side", [2, 4])
 @pytest.mark.parametrize("width", [8, 9, 12, 48])
-def test_images_take_any_width_that_the_config_allows(width: int) -> None:
-    """Groups divide the channels: width, 3/2 of it and twice it."""
-    spec = DataSpec((1, 4, 4), 3)
-    model = DDPM(spec, DDPM.Config(width=width, steps=2))
+def test_images_take_any_width_that_the_config_allows(width: int, side: int) -> None:
+    """Groups divide the channels: width, 3/2 of it and twice it. An image of one patch, alone or among others, has a
+    network that sees it."""
+    spec = DataSpec((1, side, side), 3)
+    torch.manual_seed(0)
+    model = DDPM(spec, DDPM.Config(width=width, steps=2)).eval()
     groups = {norm.num_groups for norm in model.modules() if isinstance(norm, nn.GroupNorm)}
     assert groups <= {1, 2, 4, 8}
-    assert model.log_likelihood(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 2, 0).lower.isfinite().all()
     if width == 48:
         assert groups == {8}  # as the committed checkpoints have
+    for rows in (1, 2):
+        x = torch.zeros(rows, *spec.event_shape, dtype=torch.uint8)
+        assert model.log_likelihood(x, 2, 0).lower.isfinite().all()
+    network = model.network
+    assert isinstance(network, PatchUNet)
+    nn.init.normal_(network.last.weight)
+    x, rest = torch.ones(2, spec.dims), torch.zeros(2, model.denoiser.sides * spec.dims)
+    x[0] = -1
+    with torch.no_grad():
+        answer = network(x, rest, torch.zeros(2), x[:, :0])
+        torch.testing.assert_close(network(x[:1], rest[:1], torch.zeros(1), x[:1, :0]), answer[:1])
+    assert float((answer[0] - answer[1]).abs().max()) > 1e-3  # 0 of what is blind

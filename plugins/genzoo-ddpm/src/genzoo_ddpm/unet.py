@@ -18,8 +18,9 @@ FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Over eight groups, or as many as divide both eight and the channels: any width is one that can be built."""
-    return nn.GroupNorm(math.gcd(8, channels), channels)
+    """Over eight groups, or as many as divide both eight and the channels: any width is one that can be built. No group
+    is a single channel, of which nothing is left where the image is a single patch."""
+    return nn.GroupNorm(min(math.gcd(8, channels), channels // 2), channels)
 
 
 class ResidualBlock(nn.Module):
