@@ -91,14 +91,14 @@ def test_moves_have_detailed_balance(changes: int, beta: float) -> None:
     torch.manual_seed(1)
     model = stirred()
     field = annealed(model)
-    path = field.path(None, 40_000)
+    path = field.path(None, 120_000)
     assert isinstance(path, CodePath)
     every = field.space.states(states(TINY))
     with torch.no_grad():
         law = field.path(None, 81).at(every[None]).log_prob(beta)[0].log_softmax(0)
 
         def excess(move: GibbsWithGradients) -> float:
-            counts = pair_counts(move, path, law, beta, 40_000)
+            counts = pair_counts(move, path, law, beta, 120_000)
             both = (counts + counts.T).triu(1)
             usable = both >= 20
             squares = ((counts - counts.T).square() / (counts + counts.T))[usable]
@@ -114,7 +114,7 @@ def test_moves_have_detailed_balance(changes: int, beta: float) -> None:
                 return super().__call__(point, beta)
 
         assert abs(excess(GibbsWithGradients(path, changes))) < 5
-        assert excess(Forgetful(path, changes)) > 8
+        assert excess(Forgetful(path, changes)) > 40
 
 
 def test_the_gradient_tells_what_a_change_is_worth() -> None:
@@ -184,6 +184,38 @@ def test_both_ends_of_the_field_hold_its_value() -> None:
     assert not other.log_likelihood(states(TINY)[:3], 20, seed=0).certified
 
 
+@pytest.mark.parametrize("enumerated", [1 << 12, 0])
+def test_both_ends_of_one_step_are_unbiased(enumerated: int) -> None:
+    """A single step between p_0 and the field, which are far apart: each end is the log-mean of weights of its own
+    direction, and 6,000 chains bring both to log p within 0.035, four errors. Weights of the other direction would put
+    the lower end 0.26 nats off, and a start at the annealed sampler's own draws 0.1."""
+    model = stirred(strength=0.4, enumerated=enumerated)
+    bracket = model.estimators()["bracket"]()
+    assert isinstance(bracket, FieldBracket)
+    bracket.betas = [0.0, 1.0]
+    said = bracket.log_likelihood(states(TINY), 6000, seed=0)
+    assert float(said.shared_variance.sqrt()) < 0.035 / 4
+    assert said.upper is not None
+    for end in (said.lower, said.upper):
+        assert float((end - exact(model)).abs().max()) < 0.035
+
+
+def test_codes_begin_at_their_marginals_and_are_seen_in_their_places() -> None:
+    """g = 0, as at the start: counts by the rule of succession. As an image, code k of a pixel of channel c is 1 in
+    channel 3 c + k at its place."""
+    spec = DataSpec((2, 3, 2), 3)
+    field = annealed(EBM(spec, EBMConfig(distributions=10)))
+    torch.manual_seed(0)
+    x = torch.multinomial(torch.rand(12, 3), 50, replacement=True).T.view(-1, 2, 3, 2).to(torch.uint8)
+    field.space.initialise(x)
+    every = torch.arange(3).view(3, 1, 1, 1).expand(3, 2, 3, 2)
+    expected = ((x[:, None] == every).sum(0) + 1 / 3) / 51
+    point = field.path(None, 3).at(field.space.states(every)[None])
+    torch.testing.assert_close(point.log_prob(1.0)[0], expected.log().flatten(1).sum(1).double(), atol=1e-4, rtol=0)
+    planes = field.space.inputs(field.space.states(x)).view(50, 2, 3, 3, 2)
+    assert torch.equal(planes, torch.stack([x == k for k in range(3)], 2).float())
+
+
 @pytest.mark.parametrize("spec", [DataSpec((3,)), DataSpec((1, 3, 4))])
 def test_without_a_tilt_it_is_its_base(spec: DataSpec) -> None:
     """g = 0, as at the start: weights are constant, and the bound is log N(x; m, diag(s)^2) itself."""
@@ -193,6 +225,9 @@ def test_without_a_tilt_it_is_its_base(spec: DataSpec) -> None:
     assert isinstance(field.space, Reals)
     x = 2 + 3 * torch.randn(500, *spec.event_shape)
     field.space.initialise(x)
+    seen = field.space.inputs(field.space.states(x))
+    torch.testing.assert_close(seen.mean(0), torch.zeros(spec.event_shape), atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen.std(0), torch.ones(spec.event_shape))
     law = Independent(Normal(x.flatten(1).mean(0), x.flatten(1).std(0)), 1)
     torch.testing.assert_close(
         model.log_likelihood(x, 2, seed=0).lower, law.log_prob(x.flatten(1)).double(), atol=1e-3, rtol=1e-5
