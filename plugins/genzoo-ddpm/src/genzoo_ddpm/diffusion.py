@@ -29,7 +29,6 @@ from genzoo.nn import condition_features
 from genzoo.noising import GaussianProcess, Noising
 from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
-from genzoo_ddpm.allocation import Allocation
 from genzoo_ddpm.bound import PILOT_NUMBERS, drawn_bound, subset
 from genzoo_ddpm.denoising import Denoising
 from genzoo_ddpm.estimators import estimators_of
@@ -74,7 +73,7 @@ class Diffusion(Denoising, ConditionalSampler, Noising):
             self.register_load_state_dict_post_hook(_follow)  # type: ignore[no-untyped-call]
         self.variance = variance(self.chain, self.denoiser.prior_ratio)
         self.objective = OBJECTIVES[c.objective]()
-        self.allocation = Allocation(c.steps, self.first, 1 - self.first)
+        self.allocation = StepTerms(self).allocation()
 
     @property
     def options(self) -> DiffusionConfig:
@@ -160,8 +159,8 @@ class Diffusion(Denoising, ConditionalSampler, Noising):
         # every noise's term with the variances just fitted
         nats = [self._nats(step, square.double(), self._log_variance(step, cue)) for square, cue in both]
         values = (nats[0] + nats[1]) / 2
-        excess = eps.double().square().sum(1) - self.spec.dims
-        self.allocation.fit(step, values, excess, 2.0 * self.spec.dims)
+        terms = StepTerms(self)
+        self.allocation.fit(step, values, terms.excess(z, step, eps), terms.spread)
 
     def _follow_schedule(self) -> None:
         """Bring the tables of chain and variances to where a learned schedule is."""

@@ -25,7 +25,6 @@ from genzoo.interface import Estimator
 from genzoo.likelihood import LogLikelihood
 from genzoo.seeding import evaluating, seeded
 from genzoo.spec import Split
-from genzoo_ddpm.allocation import Allocation
 from genzoo_ddpm.bound import drawn_bound, full_bound, pilot
 from genzoo_ddpm.ode import flow_likelihood, flow_name
 from genzoo_ddpm.paths import Path, gaussian_path, path_weights
@@ -193,5 +192,5 @@ def thinned(model: Diffusion, steps: int) -> Diffusion:
     shorter.variance = VARIANCES[model.options.variance](shorter.chain, 0.0).to(device)
     shorter.chain.to(device)
     shorter.variance.load_state_dict({name: table[index] for name, table in model.variance.state_dict().items()})
-    shorter.allocation = Allocation(steps, model.first, 1 - model.first).to(device)
+    shorter.allocation = StepTerms(shorter).allocation()
     return shorter
