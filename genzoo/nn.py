@@ -115,6 +115,12 @@ class Decoder(nn.Module):
         return (h if self.mix is None else self.mix @ h) + self.bias
 
 
+def bfloat16_training(module: nn.Module, device: torch.device) -> torch.autocast:
+    """The context in which a network's convolutions and products are bfloat16 while it trains on a CPU, about twice as
+    fast there. What is evaluated is float32, since bfloat16 moves a bound; keep losses out of it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=module.training and device.type == "cpu")
+
+
 def condition_features(spec: DataSpec, condition: Tensor | None, n: int, like: Tensor) -> Tensor:
     """One-hot labels `(n, classes)` in the dtype and on the device of `like`; `(n, 0)` for an unconditional spec."""
     if spec.classes is None or condition is None:

@@ -97,8 +97,10 @@ class Autoregressive(GradientModel, ConditionalSampler):
         """Fill in `flat (n, D)` where `seen (D,)` is False, one dimension at a time; and the log-probability `(n,)` of
         what was seen, given what came before it."""
         log_w = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
+        label = condition_features(self.spec, condition, len(flat), self.bias)
+        step = self.network.stepper(lambda some: inputs(self.spec, flat[:, some]), label, member)
         for i in self.network.orders[member].tolist():
-            params = self._parameters_of(flat, condition, member)[:, :, i : i + 1]
+            params = (step(i) + self.bias[:, i])[:, :, None]
             if seen is not None and bool(seen[i]):
                 log_w += self.head.log_prob_per_dim(self._padded(params, i), flat)[:, i].double()
             else:
@@ -239,10 +241,9 @@ class TransformerConfig(ComponentsConfig):
 
 
 class Transformer(Autoregressive):
-    """`transformer`: causal self-attention; sampling caches keys and values, so that a dimension costs one place."""
+    """`transformer`: causal self-attention."""
 
     Config = TransformerConfig
-    network: Attention
 
     def _network(self, inputs: int, outputs: int, classes: int) -> Causal:
         c = cast(TransformerConfig, self.config)
@@ -253,17 +254,3 @@ class Transformer(Autoregressive):
     def default_training(self) -> TrainSettings:
         """Long sequences fill a batch by themselves."""
         return TrainSettings(learning_rate=2e-3, batch_size=256 if self.spec.dims <= 16 else 16)
-
-    def _draw(self, flat: Tensor, seen: Tensor | None, condition: Tensor | None, member: int) -> tuple[Tensor, Tensor]:
-        """As in the base, with the caches."""
-        log_w = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
-        label = condition_features(self.spec, condition, len(flat), self.bias)
-        before, caches = self.network.begin(len(flat), label), [list[Tensor]() for _ in self.network.blocks]
-        for i in range(self.spec.dims):
-            params = (self.network.at(i, before, caches) + self.bias[:, i])[:, :, None]
-            if seen is not None and bool(seen[i]):
-                log_w += self.head.log_prob_per_dim(self._padded(params, i), flat)[:, i].double()
-            else:
-                flat[:, i] = self.head.sample_per_dim(params)[:, 0]
-            before = self.network.into(inputs(self.spec, flat[:, i : i + 1]).transpose(1, 2))
-        return flat, log_w

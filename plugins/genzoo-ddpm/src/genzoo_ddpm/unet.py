@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from genzoo.nn import SinusoidalEmbedding
+from genzoo.nn import SinusoidalEmbedding, bfloat16_training
 from genzoo_ddpm.networks import LOG_SNR_SCALE
 
 FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
@@ -98,7 +98,7 @@ class PatchUNet(nn.Module):
 
     def forward(self, x: Tensor, side: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:
         """x_t `(R, D)`, further inputs `(R, sides * D)`, lam_t `(R,)`, labels one-hot `(R, classes)`."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training and x.device.type == "cpu"):
+        with bfloat16_training(self, x.device):
             return self._forward(x, side, log_snr, condition).to(x.dtype)
 
     def _forward(self, x: Tensor, side: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from genzoo.config import Config, TrainSettings
 from genzoo.errors import CapabilityError
 from genzoo.heads import HeadName, head_for
 from genzoo.interface import Estimator, LatentVariableModel, ModelEstimator
-from genzoo.nn import condition_features, condition_width
+from genzoo.nn import bfloat16_training, condition_features, condition_width
 from genzoo.seeding import derive_seed, evaluating, seeded
 from genzoo.spec import DataSpec, Split
 from genzoo_vae.interpolation import shares, way_to_next
@@ -275,7 +275,7 @@ class HierarchicalVAE(LatentVariableModel):
         """The negative ELBO with its KL weighted by beta: in nats once beta is 1."""
         beta = min(1.0, progress / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         # bfloat16 is safe here: latents, divergences and likelihood are computed in float32 or finer
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training and x.device.type == "cpu"):
+        with bfloat16_training(self, x.device):
             planes = self._planes(x)
             h, ratios, _ = self._descend(len(x), self.encode(planes, condition), condition, closed=True)
             maps = self.decoder(h, planes)
