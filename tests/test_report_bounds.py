@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genzoo.records import RunRecord, write_arrays, write_json
-from genzoo.report import anatomy, formats, render, tightness
+from genzoo.report import anatomy, formats, render, table, tightness
 from genzoo.report.collect import Group, collect
 
 PARTS = np.array([-0.5, -0.004, -1.25])
@@ -101,6 +101,22 @@ def test_a_bound_far_off_leaves_the_drawing_under_an_arrow(run: Path) -> None:
     assert [mark.label.endswith(" \u2192") for mark in drawn.marks] == [True, False, False, False, False]
     assert drawn.marks[0].x == drawn.right
     assert max(mark.high for mark in drawn.marks[1:]) < drawn.right
+
+
+def test_notes_of_the_league_are_about_its_rows(run: Path) -> None:
+    """What later readings were made with, and that one of them is an estimate, stands in their own table: no row of
+    the league is one. A fault in a later reading is told all the same."""
+    path = run / "cells" / "vae-pair-0-0123456789" / "readings.json"
+    stored = json.loads(path.read_text())
+    stored[1]["below_floor"] = True
+    write_json(path, stored)
+    record = json.loads((run / "cells" / "flow-pair-0-0123456789" / "record.json").read_text())
+    record["evaluation"]["estimator"] = "exact[width=3]"
+    write_json(run / "cells" / "flow-pair-0-0123456789" / "record.json", record)
+    notes = table.results(group_of(run)).notes
+    assert "flow: exact with width=3" in notes
+    assert not [note for note in notes if "chains=16" in note or note.startswith("~ ")]
+    assert [note for note in notes if note.startswith("BUG vae")]
 
 
 def test_one_reading_has_no_ladder(run: Path) -> None:

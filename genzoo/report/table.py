@@ -128,9 +128,9 @@ def kl_matrix(groups: Sequence[Group]) -> Table:
 
 
 def failures(group: Group) -> list[str]:
-    """One sentence for each failed or skipped cell of a group."""
+    """One sentence for each failed cell of a group; why one was skipped stands under `genzoo.report.matrix`."""
     sentences = []
-    for entry in group.failed:
+    for entry in (entry for entry in group.failed if entry.record.status != "skipped"):
         error = entry.record.error or {}
         kind = f"{error['type']}: " if error.get("type") else ""
         reason = plain(f"{kind}{error.get('message', 'no reason recorded')}", REASON_LIMIT)
@@ -217,8 +217,8 @@ def _table(
 
 def _notes(group: Group, unit: Unit) -> list[str]:
     notes = []
-    entries = group.entries
-    kinds = {entry.record.kind for entry in entries}
+    listed = [entry for standing in group.standings for entry in standing.entries]  # the rows: first readings alone
+    kinds = {entry.record.kind for entry in listed}
     if group.common is not None:
         notes.append(f"Ranks use the {count(group.common)} test points that all ranked cells were evaluated on.")
     if group.incomparable:
@@ -239,15 +239,16 @@ def _notes(group: Group, unit: Unit) -> list[str]:
                 )
     if any(standing.later for standing in group.standings):
         notes.append(f"Only the first reading of a test set is ranked and listed; all are under '{READINGS}'.")
-    for entry in entries:
+    for entry in listed:
+        estimator, settings = _estimator_name(entry.record)
+        if settings:
+            notes.append(f"{_name(entry.record.label)}: {plain(f'{estimator} with {settings}', REASON_LIMIT)}")
+    for entry in group.entries:
         record, name = entry.record, f"{_name(entry.record.label)}, seed {entry.record.seed}"
         if record.below_floor:
             notes.append(f"BUG {name}: below the entropy of the truth by more than 4 paired standard errors.")
         if record.kind == "exact" and record.mass is not None and record.mass > 1 + MASS_TOLERANCE:
             notes.append(f"BUG {name}: its density integrates to {record.mass:.3f} over the grid, more than one.")
-        estimator, settings = _estimator_name(record)
-        if settings:
-            notes.append(f"{_name(record.label)}: {plain(f'{estimator} with {settings}', REASON_LIMIT)}")
         if entry.problem:
             notes.append(f"{name}: {plain(entry.problem, REASON_LIMIT)}")
         notes.extend(f"{name}: {plain(note, REASON_LIMIT)}" for note in record.notes)
