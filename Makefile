@@ -68,7 +68,7 @@ mutants: $(STAMP)
 calibrate: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/calibrate.py
 
-## check-full: the kit's full level over every registered model, with its receipt (under a minute of processor time each)
+## check-full: the kit's full level over every registered model, with its receipt (twenty minutes of one core)
 check-full: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/check_full.py
 
