@@ -228,8 +228,9 @@ class PixelCNN(Autoregressive):
         return PixelNetwork(shape, inputs, outputs, classes, c.width, c.depth, c.kernel)
 
     def default_training(self) -> TrainSettings:
-        """Small batches: a CPU's budget buys more steps."""
-        return TrainSettings(learning_rate=2e-3, batch_size=32)
+        """Small batches, since a budget on a CPU buys few steps: three minutes of one core on binary MNIST came to 87.7
+        nats with 16 examples a step, to 92.0 with 32."""
+        return TrainSettings(learning_rate=2e-3, batch_size=16)
 
 
 class TransformerConfig(ComponentsConfig):
