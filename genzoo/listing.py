@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -46,6 +47,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "summary": "summary",
     },
 }
+MATHS = "maths"
 CONFIGS = {"config": "config", "adapter_config": "adapters (read by genzoo, for every model)"}
 BETTER = {True: "lower", False: "higher"}
 
@@ -63,8 +65,9 @@ def row(registry: Registry, card: Card) -> Row:
 
 
 def detail(registry: Registry, sort: str, name: str) -> Row:
-    """The row of one card; a model's with key, type, default and reason of each config key, under `config`, and of
-    the keys that the host reads for every model, under `adapter_config`.
+    """The row of one card; a model's with the file of its class, what the head of that file says (its formulas, by the
+    zoo's custom) under `maths`, key, type, default and reason of each config key under `config`, and of the keys that
+    the host reads for every model under `adapter_config`.
 
     Raises UnknownNameError, or PluginError where the model's class cannot be imported or has no pydantic `Config`.
     """
@@ -73,7 +76,7 @@ def detail(registry: Registry, sort: str, name: str) -> Row:
 
         card = registry.model(name)
         config = {"config": config_rows(_fields(card)), "adapter_config": config_rows(AdapterConfig.model_fields)}
-        return row(registry, card) | config
+        return row(registry, card) | _source(card) | config
     return row(registry, registry.dataset(name) if sort == "datasets" else registry.metric(name))
 
 
@@ -101,8 +104,13 @@ def table(sort: str, entries: Sequence[Row], *, heading: bool = False) -> str:
 
 def detail_text(entry: Row) -> str:
     """What `detail` gives, as text."""
-    facts = [[key, _cell(key, value)] for key, value in entry.items() if key not in CONFIGS]
+    facts = [[key, _cell(key, value)] for key, value in entry.items() if key not in (MATHS, *CONFIGS)]
     blocks = [align(facts)]
+    if entry.get(MATHS):
+        lines = entry[MATHS].splitlines()
+        # line by line, since `plain` makes one line of many and drops the indent
+        text = "\n".join(" " * (len(line) - len(line.lstrip())) + plain(line) for line in lines)
+        blocks.append(f"{MATHS}\n{text}")
     for key, heading in CONFIGS.items():
         if key in entry:
             lines = [["key", "type", "default", "reason"], *map(_config_line, entry[key])]
@@ -130,6 +138,12 @@ def _fields(card: ModelCard) -> Mapping[str, FieldInfo]:
             f"got {config!r}"
         )
     return fields
+
+
+def _source(card: ModelCard) -> Row:
+    """File of the model's class, and the docstring at its head; empty where there is none."""
+    module = inspect.getmodule(card.resolve())
+    return {"file": getattr(module, "__file__", None) or "", MATHS: inspect.getdoc(module) or ""}
 
 
 def _cards(registry: Registry, sort: str) -> Mapping[str, Card]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from genzoo.builtin import KNOWN_PLUGINS
 from genzoo.cards import MetricCard
 from genzoo.cli import main
 from genzoo.cli.entry import COMMANDS
@@ -232,6 +234,18 @@ def test_a_model_by_name_shows_each_key_type_default_and_reason(site: Site, caps
         "default": 4,
         "reason": "depth; four is enough in the plane",
     }
+
+
+def test_every_model_of_the_zoo_leads_to_its_formula(capsys: Streams) -> None:
+    """From a row of a table to p(x), and to the file that computes it, in one command."""
+    for name in KNOWN_PLUGINS:
+        assert main(["list", "models", name, "--json"]) == 0
+        entry = json.loads(capsys.readouterr().out)
+        assert re.search(r"p\((x|v|x_0|x, z)\)", entry["maths"]), name
+        assert Path(entry["file"]).is_file()
+    assert main(["list", "models", "gan"]) == 0
+    out = capsys.readouterr().out
+    assert "\n    p(x) = integral of p(x given G(z)) N(z; 0, I) dz" in out
 
 
 def test_a_model_whose_target_is_not_there_is_an_error_with_the_cause(site: Site, capsys: Streams) -> None:

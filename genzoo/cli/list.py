@@ -18,7 +18,8 @@ from genzoo.registry import load_registry
 def command(what: str | None, name: str | None, plugin_files: tuple[str, ...], as_json: bool) -> None:
     """Models, data sets and metrics that are installed.
 
-    With NAME: everything its card says, and for a model each config key with its type, default and reason.
+    With NAME: everything its card says, and for a model its formulas, the file that computes them, and each config key
+    with its type, default and reason.
     """
     if what is not None and what not in listing.SORTS:
         raise UnknownNameError("sort of thing", what, listing.SORTS)

@@ -1,4 +1,6 @@
-"""Diffusion of codes with few levels by a discrete forward process, and its bound; kernels.py has the maths.
+"""Diffusion of codes with few levels by a discrete forward process, and its bound (terms: `genzoo_ddpm.kernels`).
+
+    -log p(x_0) <= sum_{t=1}^T E KL(q(x_{t-1} given x_t, x_0), p(x_{t-1} given x_t))      Austin et al. 2021, eq. 1
 
 The network sees x_t alone (a mask as the middle of the range, which codes and masks are, and what independent pixels
 would believe) and adds to the log-probabilities of independent pixels: untrained, the model is about those.

@@ -1,4 +1,7 @@
-"""DDPM and DDIM: one network and objective, two reverse chains.
+"""DDPM and DDIM: one network and objective, two reverse chains (the bound's terms: `genzoo_ddpm.diffusion`).
+
+    -log p(x_0) <= KL(q(x_T given x_0), p(x_T)) + sum_{t=2}^T E KL(q(x_{t-1} given x_t, x_0), p(x_{t-1} given x_t))
+                   - E log p(x_0 given x_1)                      x_t = a_t x_0 + s_t eps, Ho et al. 2020, eq. 5
 
 DDIM's sampler (Song et al. 2021, arXiv:2010.02502, eq. 12) with 0 < eta <= 1 is the reverse of another inference
 process with the same q(x_t given x_0), whose posterior variance is eta^2 times Ho's. Its variational bound is computed

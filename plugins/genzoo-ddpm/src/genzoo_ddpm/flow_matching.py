@@ -7,8 +7,11 @@ The best v is the mean of x - (1 - sigma) eps given x_t, and with x0_hat in the 
 
     v = (x0_hat - (1 - sigma) x_t) / s_t,   so that the loss is |x - x0_hat|^2 / s_t^2
 
-The model is the flow: x_1 of x_0 ~ N(0, I). Its log-density is log N(x_0; 0, I) - int_0^1 div v dt, solved backwards
-from the data (ode.py): an estimate. The reverse SDE with the same x0_hat is another model, and has a lower bound.
+The model is the flow, x_1 of x_0 ~ N(0, I):
+
+    log p(x) = log N(x_0; 0, I) - int_0^1 div v dt,   solved backwards from x_1 = x (ode.py): an estimate
+
+The reverse SDE with the same x0_hat is another model, and has a lower bound.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Restricted Boltzmann machine for binary data (see `machine.py` for the field and its path).
+"""Restricted Boltzmann machine for binary data (the path of annealing: `genzoo_energy.machine`).
+
+    p(v) = f(v) / Z,     log f(v) = b.v + sum_j log(1 + exp(c_j + v W_j))              hidden units h summed over
 
 Where one side has at most 16 units Z is known by enumeration: `log_likelihood` is exact, and `sample` draws from that
 very table. Otherwise the model that is scored, and drawn from, is the annealed sampler of Burda et al. (2015,

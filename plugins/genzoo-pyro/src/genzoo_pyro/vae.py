@@ -1,7 +1,7 @@
 """A variational autoencoder (Kingma & Welling, arXiv:1312.6114) written as a Pyro program and its guide.
 
-z ~ N(0, I), x ~ p(x given f(z)), q(z given x) = N(m(x), diag s(x)^2); f, m, s are perceptrons. Labels, where there are
-any, stand beside z and beside x as one-hot features.
+p(x) = E_q p(x given f(z)) N(z; 0, I) / q(z given x), q(z given x) = N(m(x), diag s(x)^2); f, m, s are perceptrons.
+Labels, where there are any, stand beside z and beside x as one-hot features.
 """
 
 from __future__ import annotations
