@@ -6,6 +6,9 @@
 Between `<!-- table:NAME -->` and `<!-- /table:NAME -->` goes the table of `benchmarks/results/NAME`: where every data
 set has a known truth, data sets by models with the KL to the truth; otherwise the results of each data set.
 
+Between `<!-- field:NAME,NAME -->` and its end goes one table of these results, models by data sets: the KL to the truth
+where it is known, else the NLL, with its sign; a hyphen where a card declines the data.
+
 Between `<!-- beside:NAME,NAME -->` and its end go, for each data set of these plans with published values, ours, then
 floors and ceilings, then of each family the best published values that somebody has checked. A plan without results
 has a row that says so.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 import sys
 from collections import Counter
@@ -27,15 +31,15 @@ from genzoo.records import write_bytes
 from genzoo.report import floors, published
 from genzoo.report.collect import Group, collect
 from genzoo.report.formats import escape_markdown, markdown
-from genzoo.report.numbers import NONE
-from genzoo.report.table import Row, Table, failures, kl_matrix, results
+from genzoo.report.numbers import NONE, bound, divergence
+from genzoo.report.table import Column, Row, Table, failures, kl_matrix, results
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANS = ROOT / "benchmarks"
 MARKED = re.compile(
-    r"(<!-- (?P<what>table|beside):(?P<name>[\w.,-]+) -->\n).*?(<!-- /(?P=what):(?P=name) -->)", re.DOTALL
+    r"(<!-- (?P<what>table|field|beside):(?P<name>[\w.,-]+) -->\n).*?(<!-- /(?P=what):(?P=name) -->)", re.DOTALL
 )
-OPENED = re.compile(r"<!-- ((?:table|beside):[\w.,-]+) -->")
+OPENED = re.compile(r"<!-- ((?:table|field|beside):[\w.,-]+) -->")
 BEST = 3
 """Published values of a family that a README has room for; a report shows all."""
 NOT_RUN, COMPUTED = "not run", "computed here"
@@ -48,6 +52,26 @@ def table(run: Path) -> str:
         return markdown(kl_matrix(groups))
     blocks = [f"**{escape_markdown(group.dataset)}**\n\n{markdown(results(group))}" for group in groups]
     return "\n\n".join(blocks)
+
+
+def field(runs: Sequence[Path]) -> str:
+    """The markdown of models by data sets. Raises RunError where a data set has results of several protocols."""
+    groups = sorted(
+        (group for group in collect(runs) if group.entries), key=lambda group: math.prod(group.first_record.event_shape)
+    )
+    names = [group.dataset for group in groups]
+    if len({*names}) < len(names):
+        raise RunError(f"expected one protocol a data set; got several of {', '.join(sorted(names))}")
+    shown = {
+        (standing.label, group.dataset): bound(summary) if summary.kl is None else divergence(summary)
+        for group in groups
+        for standing in group.standings
+        for summary in [standing.summary]
+    }
+    heads = (f"{g.dataset}, {'NLL' if g.first_record.entropy is None else 'KL'}" for g in groups)
+    labels = sorted({label for label, _ in shown})
+    rows = (Row((label, *(shown.get((label, name), NONE) for name in names))) for label in labels)
+    return markdown(Table((Column("model", text=True), *map(Column, heads)), tuple(rows)))
 
 
 def beside(names: Sequence[str], folder: Path) -> str:
@@ -98,7 +122,9 @@ def regenerate(text: str, folder: Path) -> str:
 
     def made(match: re.Match[str]) -> str:
         names = match["name"].split(",")
-        block = beside(names, folder) if match["what"] == "beside" else table(folder / match["name"])
+        runs = [folder / name for name in names]
+        make = {"beside": lambda: beside(names, folder), "field": lambda: field(runs), "table": lambda: table(*runs)}
+        block = make[match["what"]]()
         return f"{match[1]}{block}\n{match[4]}"
 
     closed = {f"{match['what']}:{match['name']}" for match in MARKED.finditer(text)}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from genzoo import references
+from genzoo.errors import RunError
 from genzoo.records import RunRecord
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "readme_tables.py"
@@ -62,6 +63,26 @@ def test_a_matrix_of_divergences(script: Any, tmp_path: Path) -> None:
     assert script.main([*args, "--check"]) == 0
     record(results / "toys", "flow", "moons", 0.0125)
     assert script.main([*args, "--check"]) == 1
+
+
+def test_the_whole_field_in_one_table(script: Any, tmp_path: Path) -> None:
+    """Divergences where the truth is known, else NLLs; the smallest data first; a hyphen where there is no result."""
+    record(tmp_path / "zoo", "flow", "moons", 0.0123)
+    record(tmp_path / "zoo", "vae", "moons", 0.0456, kind="weights")
+    record(tmp_path / "other", "vae", "digits", None, kind="weights")
+    marked = "<!-- field:zoo,other -->\n<!-- /field:zoo,other -->\n"
+    assert script.regenerate(marked, tmp_path).splitlines()[1:5] == [
+        "| model | digits, NLL | moons, KL |",
+        "| :-- | --: | --: |",
+        "| flow | – | 0.0123 ± 0.0012 |",
+        "| vae | ≤ 1.000 ± 0.010 | ≤ 0.0456 ± 0.0012 |",
+    ]
+    for kind, other in (("real", "moons"), ("binary", "moons")):
+        record(tmp_path / "twice" / kind, "flow", other, 0.01)
+    path = tmp_path / "twice" / "binary" / "cells" / "flow-moons" / "record.json"
+    path.write_text(path.read_text().replace('"protocol": {}', '"protocol": {"target": "p(x, y)"}'))
+    with pytest.raises(RunError, match="one protocol a data set"):
+        script.field([tmp_path / "twice" / "real", tmp_path / "twice" / "binary"])
 
 
 def test_without_a_truth_the_results_themselves(script: Any, tmp_path: Path) -> None:

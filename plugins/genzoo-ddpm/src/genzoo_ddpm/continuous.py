@@ -15,19 +15,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from genzoo.interface import Estimator
 from genzoo.likelihood import LogLikelihood
+from genzoo.noising import GaussianProcess
 from genzoo.spec import Split
 from genzoo_ddpm.bound import drawn_bound, pilot
 from genzoo_ddpm.denoising import Denoising
 from genzoo_ddpm.estimators import DrawnBound, FlowLikelihood, ModelBound
+from genzoo_ddpm.frames import traced
 from genzoo_ddpm.interpolants import Interpolant
-from genzoo_ddpm.ode import flow_draws, flow_likelihood, flow_name
+from genzoo_ddpm.ode import flow_frames, flow_likelihood, flow_name, flow_process
 from genzoo_ddpm.schedules import Chain
 from genzoo_ddpm.stratified import StratifiedBound
 from genzoo_ddpm.terms import ContinuousTerms
@@ -55,6 +57,16 @@ class Continuous(Denoising):
     def _draw(self, labels: Tensor) -> Tensor:
         return self.law.draw(self, labels).reshape(len(labels), *self.spec.event_shape)
 
+    def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
+        """See `genzoo_ddpm.frames`; the draws of an ODE to the solver's tolerance."""
+        process = GaussianProcess(*self.law.process(self), self.spec.levels)
+
+        def reverse(labels: Tensor, times: Sequence[int]) -> list[Tensor]:
+            frames = self.law.frames(self, labels, times)
+            return [*(self.decoder.decode(frame) for frame in frames[:-1]), frames[-1].to(self.denoiser.loc.dtype)]
+
+        return traced(self, process, reverse, self.denoiser.loc, x, n, seed)
+
     def estimators(self) -> Mapping[str, Callable[[], Estimator]]:
         """The law's own first, then of the other law."""
         return self.law.estimators(self)
@@ -67,9 +79,17 @@ class Law(ABC):
     def log_likelihood(self, model: Continuous, z: Tensor, labels: Tensor, num_samples: int) -> LogLikelihood:
         """Of encoded data `(B, D)` with one-hot `labels (B, classes)`."""
 
-    @abstractmethod
     def draw(self, model: Continuous, labels: Tensor) -> Tensor:
         """`(n, D)` in data units."""
+        return self.frames(model, labels, [0])[0]
+
+    @abstractmethod
+    def process(self, model: Continuous) -> tuple[Tensor, Tensor]:
+        """a and s `(T,)` float64 of times 1..T of the path."""
+
+    @abstractmethod
+    def frames(self, model: Continuous, labels: Tensor, times: Sequence[int]) -> list[Tensor]:
+        """States `(n, D)` on the way from noise, at `times` of `process`, which fall; at 0 the draw, in data units."""
 
     @abstractmethod
     def estimators(self, model: Continuous) -> Mapping[str, Callable[[], Estimator]]:
@@ -83,12 +103,18 @@ class SDE(Law):
         """See Law; the bound."""
         return drawn_bound(ContinuousTerms(model), model.allocation, z, labels, num_samples)
 
-    def draw(self, model: Continuous, labels: Tensor) -> Tensor:
+    def process(self, model: Continuous) -> tuple[Tensor, Tensor]:
+        """See Law; the sampler's steps."""
+        return model.chain.signal, model.chain.noise
+
+    def frames(self, model: Continuous, labels: Tensor, times: Sequence[int]) -> list[Tensor]:
         """See Law."""
-        x = model._start(len(labels))
-        for t in range(len(model.chain) - 1, 0, -1):
-            x = heun(model, x, t, labels, torch.randn_like(x))
-        return model._last(x, labels)
+        found, x = [], model._start(len(labels))
+        for t in range(len(model.chain), 0, -1):
+            if t in times:
+                found.append(x)
+            x = heun(model, x, t - 1, labels, torch.randn_like(x)) if t > 1 else model._last(x, labels)
+        return [*found, x] if 0 in times else found
 
     def estimators(self, model: Continuous) -> Mapping[str, Callable[[], Estimator]]:
         """See Law."""
@@ -108,9 +134,13 @@ class ODE(Law):
         """See Law; an estimate."""
         return flow_likelihood(model, z, labels, num_samples)
 
-    def draw(self, model: Continuous, labels: Tensor) -> Tensor:
+    def process(self, model: Continuous) -> tuple[Tensor, Tensor]:
+        """See Law; as many times as the chain has, even in the flow's own."""
+        return flow_process(model)
+
+    def frames(self, model: Continuous, labels: Tensor, times: Sequence[int]) -> list[Tensor]:
         """See Law."""
-        return flow_draws(model, labels)
+        return flow_frames(model, labels, times)
 
     def estimators(self, model: Continuous) -> Mapping[str, Callable[[], Estimator]]:
         """See Law."""

@@ -22,10 +22,10 @@ from genzoo.interface import Estimator
 from genzoo.likelihood import LogLikelihood
 from genzoo.nn import condition_features, condition_width
 from genzoo.noising import ForwardProcess, Noising
-from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
 from genzoo_ddpm.bound import drawn_bound, pilot, subset
 from genzoo_ddpm.estimators import FullBound, ModelBound, PathWeights
+from genzoo_ddpm.frames import traced
 from genzoo_ddpm.kernels import SCHEDULES, Absorbing, AnyOrder, Kernel, Uniform, taken
 from genzoo_ddpm.networks import VectorNetwork
 from genzoo_ddpm.objectives import VariationalBound
@@ -39,9 +39,6 @@ MOST_LEVELS = 32
 
 FIT_EXAMPLES = 50_000
 """Training examples behind the histograms, at most."""
-
-FRAMES = 9
-"""Of a trajectory in a report."""
 
 
 class D3PMConfig(Config):
@@ -205,23 +202,14 @@ class D3PM(StepModel, Noising):
         return KernelProcess(kernel_of(spec, config))
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-        """forward: x_0 and what becomes of it, one path; reverse: x_T down to the draws of `sample(n, seed)` (of a
-        conditional model, under labels drawn alike)."""
+        """See `genzoo_ddpm.frames`."""
         process = KernelProcess(self.kernel)
-        times = process.times(FRAMES)
-        with torch.no_grad(), evaluating(self), seeded(seed, x.device):
-            classes = self.spec.classes
-            drawn = None if classes is None else torch.randint(0, classes, (n,), device=x.device)
-            back = list(self._trajectory(condition_features(self.spec, drawn, n, self.mass)))
-            reverse = [process.shown(back[process.steps - t]) for t in reversed(times)]
-            forward = torch.stack([*process.path(x[:n], times)], 1)
-        at = torch.tensor(times)
-        return {
-            "forward": forward,
-            "forward_at": at,
-            "reverse": torch.stack(reverse, 1).reshape(n, len(times), *self.spec.event_shape),
-            "reverse_at": at.flip(0),
-        }
+
+        def reverse(labels: Tensor, times: Sequence[int]) -> list[Tensor]:
+            back = list(self._trajectory(labels))
+            return [process.shown(back[process.steps - t]) for t in times]
+
+        return traced(self, process, reverse, self.mass, x, n, seed)
 
 
 class KernelProcess(ForwardProcess):

@@ -14,7 +14,7 @@ network (real data), and is evaluated once or twice an example where it does not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -25,13 +25,12 @@ from genzoo.config import Config as BaseConfig
 from genzoo.errors import CapabilityError
 from genzoo.interface import ConditionalSampler, Estimator
 from genzoo.likelihood import LogLikelihood
-from genzoo.nn import condition_features
 from genzoo.noising import GaussianProcess, Noising
-from genzoo.seeding import evaluating, seeded
 from genzoo.spec import DataSpec, Split
 from genzoo_ddpm.bound import PILOT_NUMBERS, drawn_bound, subset
 from genzoo_ddpm.denoising import Denoising
 from genzoo_ddpm.estimators import estimators_of
+from genzoo_ddpm.frames import traced
 from genzoo_ddpm.given import draw_given
 from genzoo_ddpm.interpolants import VariancePreserving
 from genzoo_ddpm.learned import LearnedSchedule, continuous_loss
@@ -41,9 +40,6 @@ from genzoo_ddpm.options import DiffusionConfig, schedule_of
 from genzoo_ddpm.schedules import Chain, Subsequence
 from genzoo_ddpm.terms import StepTerms
 from genzoo_ddpm.variances import VARIANCES
-
-FRAMES = 9
-"""Of a trajectory in a report."""
 
 PILOT_ROWS, PILOT_IMAGES = 1 << 17, 1 << 10
 """Pairs of example and step that fit variances and allocation, two network calls each: some seconds on one core."""
@@ -241,25 +237,15 @@ class Diffusion(Denoising, ConditionalSampler, Noising):
         return GaussianProcess(chain.signal, chain.noise, spec.levels)
 
     def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-        """forward: one path from x_0 up to x_T; reverse: from x_T down to the draws of `sample(n, seed)` (of a
-        conditional model, under labels drawn alike)."""
+        """See `genzoo_ddpm.frames`."""
         process = GaussianProcess(self.chain.signal, self.chain.noise, self.spec.levels)
-        times = process.times(FRAMES)
-        with torch.no_grad(), evaluating(self), seeded(seed, x.device):
-            classes = self.spec.classes
-            drawn = None if classes is None else torch.randint(0, classes, (n,), device=x.device)
-            labels = condition_features(self.spec, drawn, n, self.denoiser.loc)
+
+        def reverse(labels: Tensor, times: Sequence[int]) -> list[Tensor]:
             back = list(self._trajectory(labels))
-            reverse = [self.decoder.decode(back[process.steps - t]) for t in times[:0:-1]]
-            reverse.append(self._last(back[-1], labels).to(reverse[0].dtype))
-            forward = torch.stack([*process.path(x[:n], times)], 1)
-        shape, at = self.spec.event_shape, torch.tensor(times)
-        return {
-            "forward": forward,
-            "forward_at": at,
-            "reverse": torch.stack(reverse, 1).reshape(n, len(times), *shape),
-            "reverse_at": at.flip(0),
-        }
+            frames = [self.decoder.decode(back[process.steps - t]) for t in times[:-1]]
+            return [*frames, self._last(back[-1], labels).to(frames[0].dtype)]
+
+        return traced(self, process, reverse, self.denoiser.loc, x, n, seed)
 
 
 def _follow(model: Diffusion, incompatible: object) -> None:

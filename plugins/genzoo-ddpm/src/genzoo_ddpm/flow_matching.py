@@ -27,7 +27,7 @@ from genzoo.config import Config
 from genzoo.errors import CapabilityError
 from genzoo.spec import DataSpec
 from genzoo_ddpm.continuous import ODE, Continuous
-from genzoo_ddpm.interpolants import OptimalTransport
+from genzoo_ddpm.interpolants import OptimalTransport, Point
 from genzoo_ddpm.objectives import evenly
 from genzoo_ddpm.ode import Flow
 from genzoo_ddpm.options import NetworkConfig
@@ -88,9 +88,13 @@ class TransportFlow(Flow):
     def __init__(self, model: FlowMatching) -> None:
         self.model = model
 
+    def at(self, time: Tensor, dtype: torch.dtype) -> Point:
+        """See Flow."""
+        return self.model.transport.at_time(time, dtype)
+
     def drift(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
         """See Flow."""
-        point, sigma = self.model.transport.at_time(time, x.dtype), self.model.transport.sigma
+        point, sigma = self.at(time, x.dtype), self.model.transport.sigma
         return (self.model._predict_from(x, point, labels)[0] - (1 - sigma) * x) / point.noise
 
     def log_prior(self, x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,6 +38,7 @@ from genzoo_ddpm.solver import integrate
 
 if TYPE_CHECKING:
     from genzoo_ddpm.denoising import Denoising
+    from genzoo_ddpm.interpolants import Point
 
 EXACT = 3
 """Dimensions up to which the divergence is taken one by one."""
@@ -56,6 +58,14 @@ class Flow(ABC):
     end: float
     scale: float
     """a_start."""
+
+    def time(self, share: float) -> float:
+        """That share of the way from `start` to `end`."""
+        return self.start + share * (self.end - self.start)
+
+    @abstractmethod
+    def at(self, time: Tensor, dtype: torch.dtype) -> Point:
+        """a and s of the path at time `(R,)` float64."""
 
     @abstractmethod
     def drift(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
@@ -78,9 +88,13 @@ class ProbabilityFlow(Flow):
         self.start, self.end = float(model.chain.log_snr[0]), float(model.chain.log_snr[-1])
         self.scale = float(model.chain.signal[0])
 
+    def at(self, time: Tensor, dtype: torch.dtype) -> Point:
+        """See Flow."""
+        return self.model.interpolant.at(time, dtype)
+
     def drift(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
         """See Flow."""
-        point = self.model.interpolant.at(time, x.dtype)
+        point = self.at(time, x.dtype)
         return 0.5 * point.signal * (self.model._predict_from(x, point, labels)[0] - point.signal * x)
 
     def log_prior(self, x: Tensor) -> Tensor:
@@ -122,16 +136,33 @@ def flow_likelihood(model: Denoising, z: Tensor, labels: Tensor, num_samples: in
     )
 
 
-def flow_draws(model: Denoising, labels: Tensor) -> Tensor:
-    """A draw of the flow's own model for each of `labels (n, classes)`, in data units `(n, D)`."""
-    flow = model.flow()
+def flow_process(model: Denoising) -> tuple[Tensor, Tensor]:
+    """a and s `(T,)` float64 of the path at T even times, as many as the chain has."""
+    flow, count = model.flow(), len(model.chain)
+    times = torch.tensor([flow.time((k + 1) / count) for k in range(count)], dtype=torch.float64)
+    point = flow.at(times, torch.float64)
+    return point.signal[:, 0], point.noise[:, 0]
+
+
+def flow_frames(model: Denoising, labels: Tensor, times: Sequence[int]) -> list[Tensor]:
+    """States `(n, D)` of the flow on its way from noise, one for each of `labels (n, classes)`, at `times` of
+    `flow_process`, which fall; at 0 a draw of the flow's own model, in data units."""
+    flow, count = model.flow(), len(model.chain)
     x = flow.prior(len(labels))
+    state, here, frames = x.double(), flow.end, []
 
     def field(state: Tensor, time: Tensor, rows: Tensor) -> Tensor:
         return flow.drift(state.to(x.dtype), time, labels[rows]).double()
 
-    y = (integrate(field, x, flow.end, flow.start, TOLERANCE, _difference) / flow.scale).to(x.dtype)
-    return model.decoder.sample(y) if isinstance(model.decoder, LevelsDecoder) else y
+    for t in times:
+        there = flow.time(t / count)
+        if there != here:
+            state = integrate(field, state, here, there, TOLERANCE, _difference)
+        here = there
+        frames.append(state.to(x.dtype) if t else (state / flow.scale).to(x.dtype))
+    if times[-1] == 0 and isinstance(model.decoder, LevelsDecoder):
+        frames[-1] = model.decoder.sample(frames[-1])
+    return frames
 
 
 def _likelihood(model: Denoising, flow: Flow, z: Tensor, labels: Tensor) -> dict[str, Tensor]:
