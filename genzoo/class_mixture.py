@@ -64,6 +64,10 @@ class ClassMixture(Wrapper):
             condition = torch.multinomial(self.log_prior.exp(), max(n, 1), replacement=True)[:n]
         return self.inner.sample(n, None, condition)
 
+    def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
+        """The inner model's: paths under a label each, of whatever frequency."""
+        return self.inner.traces(x, n, seed)
+
     def learner(self, settings: TrainSettings) -> Learner:
         """The inner learner, which sees the labels; the class frequencies are counted at its start."""
         return ClassMixtureLearner(self, self.inner.learner(settings))

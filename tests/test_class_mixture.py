@@ -52,6 +52,9 @@ class Stub(GenerativeModel):
         assert condition is not None
         return torch.randn(n, 2) + CENTRES[condition, None]
 
+    def traces(self, x: Tensor, n: int, seed: int) -> dict[str, Tensor]:
+        return {"path": torch.stack([x[:n], torch.zeros_like(x[:n])], 1), "path_at": torch.tensor([0, 5])}
+
     def learner(self, settings: TrainSettings) -> Learner:
         raise NotImplementedError
 
@@ -155,6 +158,14 @@ def test_marginal_samples_have_the_class_frequencies() -> None:
     assert mixture("exact", "marginal").sample(0).shape == (0, 2)
     given = mixture("exact", "joint").sample(3, seed=0, condition=torch.tensor([0, 1, 2]))
     assert given.shape == (3, 2)
+
+
+@pytest.mark.parametrize("of", ["joint", "marginal"])
+def test_a_mixture_traces_what_its_conditional_model_does(of: str) -> None:
+    x = labelled().x
+    traces = mixture("exact", of).traces(x, 4, 0)
+    assert torch.equal(traces["path"][:, 0], x[:4])
+    assert traces["path_at"].tolist() == [0, 5]
 
 
 @pytest.mark.parametrize("options", [{}, {"standardize": True}])
