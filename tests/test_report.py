@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -532,7 +533,7 @@ def test_missing_or_broken_arrays_leave_the_table(tmp_path: Path) -> None:
     assert odd.name in text
 
 
-def test_commands_and_errors(run: Path, tmp_path: Path) -> None:
+def test_commands_and_errors(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = CliRunner()
     made = runner.invoke(command, [str(run), "-o", str(tmp_path / "x.html")], standalone_mode=False)
     assert made.output.strip() == str(tmp_path / "x.html")
@@ -540,6 +541,12 @@ def test_commands_and_errors(run: Path, tmp_path: Path) -> None:
     made = runner.invoke(command, [str(run)], standalone_mode=False)
     assert (run / "report.html").exists()
     assert made.output.strip() == str(run / "report.html")
+    shutil.copytree(run, tmp_path / "second")
+    monkeypatch.chdir(tmp_path)
+    own = (run / "report.html").read_bytes()
+    made = runner.invoke(command, [str(run), "second"], standalone_mode=False)
+    assert made.output.strip() == "comparison.html"
+    assert (tmp_path / "comparison.html").read_bytes() != own == (run / "report.html").read_bytes()
     made = runner.invoke(command, [str(run), "--format", "csv", "-o", str(tmp_path / "x.csv")], standalone_mode=False)
     assert (tmp_path / "x.csv").read_text().count("\n") == len([*(run / "cells").iterdir()]) + 1
     with pytest.raises(RunError, match="no cells in"):

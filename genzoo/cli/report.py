@@ -31,8 +31,9 @@ from genzoo.text import plain
 def command(runs: tuple[Path, ...], form: str, view: str, match: str | None, output: Path | None) -> None:
     """Make the report of one or more runs; each RUN is a bench folder or a cell folder.
 
-    The page goes to report.html in the first RUN, and its path is printed; md, csv, tex and json go to stdout; pdf, the
-    figures alone for a paper, goes to figures.pdf in the first RUN.
+    The page goes to report.html in the RUN, and its path is printed; md, csv, tex and json go to stdout; pdf, the
+    figures alone for a paper, goes to figures.pdf in the RUN. Of several, they go to comparison.html and comparison.pdf
+    in the working folder: no run's own page changes.
 
     Several runs are merged: cells of one protocol are ranked together, those of others stand apart. What two runs both
     hold is compared: how the bound changed, paired over the points in common, and which settings differ. A copy of a
@@ -45,12 +46,14 @@ def command(runs: tuple[Path, ...], form: str, view: str, match: str | None, out
     view = match or view
     if output is not None and output.is_dir():
         raise UsageError(f"-o {output}: expected a file to write; got a folder")
+    several = len(runs) > 1
     if form == "html":
-        click.echo(plain(write(runs, output or runs[0] / "report.html", view)))
+        path = output or (Path("comparison.html") if several else runs[0] / "report.html")
+        click.echo(plain(write(runs, path, view)))
     elif form == "pdf":
         from genzoo.report.plots import pdf  # matplotlib: only here
 
-        path = output or runs[0] / "figures.pdf"
+        path = output or (Path("comparison.pdf") if several else runs[0] / "figures.pdf")
         write_bytes(path, pdf(runs))
         click.echo(plain(path))
     elif output is None:
