@@ -40,6 +40,7 @@ from torch import Tensor
 
 from genzoo.errors import InputError
 from genzoo.likelihood import LogLikelihood
+from genzoo.signs import alive
 
 
 class Point(Protocol):
@@ -119,6 +120,7 @@ def forward(
             point = path.draw(count)
             log_w = torch.zeros(point.z.shape[:2], dtype=torch.float64, device=point.z.device)
             for before, after in pairwise(betas):
+                alive()
                 log_w = log_w + _log_ratio(point, before, after)
                 point = transition(point, after)
             parts.append((log_w, point.z))
@@ -144,6 +146,7 @@ def reverse(
             point = path.at(some)
             log_w = torch.zeros(some.shape[:2], dtype=torch.float64, device=z.device)
             for after, before in pairwise(reversed(betas)):
+                alive()
                 point = transition(point, after)
                 log_w = log_w + _log_ratio(point, before, after)
             parts.append(log_w)

@@ -26,6 +26,7 @@ from genzoo.errors import CapabilityError, ConfigError, InputError
 from genzoo.likelihood import LogLikelihood, WeightSums, term_of
 from genzoo.means import MeanResult
 from genzoo.seeding import derive_seed, evaluating, seeded
+from genzoo.signs import alive
 from genzoo.spec import Batch, DataSpec, Split
 
 
@@ -377,6 +378,7 @@ class Estimator(ABC):
         size, start = batch_size or self.batch_size, time.monotonic()
         parts = []
         for at in range(0, len(x), size):
+            alive()
             y = None if condition is None else condition[at : at + size]
             parts.append(self.log_likelihood(x[at : at + size], num_samples, derive_seed(seed, at // size), y))
             if max_seconds is not None and time.monotonic() - start > max_seconds:

@@ -1,8 +1,9 @@
 """Signs of life of a cell, and how long there was none.
 
 A sign is the modification time of the cell's `progress.jsonl`. It is set by every line written there, by each training
-step, and, outside of the training loop (validation, evaluation, sampling), by each call of a torch module, at most once
-a second. The watcher compares times of the file with each other only: its clock need not agree with the worker's.
+step, and, outside of the training loop (validation, evaluation, sampling), by each call of a torch module, each batch
+and each temperature of an annealing, at most once a second. The watcher compares times of the file with each other
+only: its clock need not agree with the worker's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torch.nn.modules.module import register_module_forward_pre_hook
+
+from genzoo import signs
 
 BEAT_SECONDS = 1.0
 
@@ -35,11 +38,14 @@ class Liveness:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Each call of a torch module is a sign inside. Not around training steps: a hook costs microseconds a call."""
+        """Each call of a torch module or of `signs.alive` is a sign inside. Not around training steps: a hook costs
+        microseconds a call."""
         handle = register_module_forward_pre_hook(self.beat)
+        signs.LISTENERS.append(self.beat)
         try:
             yield
         finally:
+            signs.LISTENERS.remove(self.beat)
             handle.remove()
 
 

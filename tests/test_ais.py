@@ -96,6 +96,18 @@ def test_unadjusted_trajectories_would_bias_the_weights() -> None:
     close_in_errors((log_w - LOG_Z).exp(), 1.0, 0.03)
 
 
+def test_each_temperature_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of chains that call no torch module: hours of them are no hanging worker."""
+    signs: list[None] = []
+    monkeypatch.setattr("genzoo.signs.LISTENERS", [lambda: signs.append(None)])
+    path = gaussian_path(1)
+    move = Unadjusted(path, 0.5)
+    forward(path, move, linear(7), 2)
+    assert len(signs) == 7
+    reverse(path, move, linear(5), GAUSSIAN.sample((1, 2)))
+    assert len(signs) == 12
+
+
 def test_the_two_directions_close_on_the_truth() -> None:
     """E log w is below log Z and, run back from exact draws, above; sixteen times the distributions, a tenth of it."""
     torch.manual_seed(0)

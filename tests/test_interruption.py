@@ -19,16 +19,19 @@ import pytest
 import torch
 from torch import nn
 
-from genzoo import api, bench, liveness, readings
+from genzoo import api, bench, liveness, readings, signs
+from genzoo.baseline import Gaussian
 from genzoo.cells import last_progress, run_cell
 from genzoo.cli import main
 from genzoo.errors import WorkerDied, WorkerHung
 from genzoo.evaluation import evaluate
 from genzoo.executors import LocalExecutor
+from genzoo.interface import ModelEstimator
 from genzoo.liveness import Liveness, Pulse
 from genzoo.memory import halving
 from genzoo.plan import Cell, EvaluationPlan, Plan
 from genzoo.records import RunRecord, find_cells
+from genzoo.spec import DataSpec
 
 Streams = pytest.CaptureFixture[str]
 OF_THE_MOMENT = ("seconds_train", "seconds_eval", "seconds_sample", "started", "commit", "cell")
@@ -262,6 +265,11 @@ def test_steps_and_network_calls_are_signs_of_life(tmp_path: Path, monkeypatch: 
         assert silence_after(5, lambda: net(torch.zeros(1, 2))) == 0
         assert silence_after(0.25, lambda: net(torch.zeros(1, 2))) == 0.25  # at most one a second
     assert silence_after(5, lambda: net(torch.zeros(1, 2))) == 5
+    assert silence_after(5, signs.alive) == 5
+    with sign.listening():
+        assert silence_after(5, signs.alive) == 0
+        points = torch.zeros(6, 2)
+        assert silence_after(5, lambda: ModelEstimator("exact", Gaussian(DataSpec((2,)))).mean(points)) == 0
     path.unlink()
     sign.beat()  # not an error
     assert not path.exists()
