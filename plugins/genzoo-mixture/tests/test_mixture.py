@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from genzoo_mixture.em import EMLearner, cluster
+from genzoo_mixture.factors import FactorAnalysers
 from genzoo_mixture.gaussians import Gaussians
 from genzoo_mixture.models import (
     BernoulliMixture,
@@ -103,11 +104,42 @@ def test_a_round_never_lowers_the_likelihood(covariance: Any) -> None:
     learner = EMLearner(GaussianMixture(DataSpec((4,)), config), TrainSettings(batch_size=None))
     learner.start(Points(x))
     parts = learner.model.components
-    assert isinstance(parts, Gaussians)
+    assert isinstance(parts, Gaussians | FactorAnalysers)
     parts.loc.copy_(x[:5])  # away from the good start
     losses = [float(learner.step(Batch(x, None), 0.0)["loss"]) for _ in range(40)]
     assert all(after <= before + 1e-9 for before, after in itertools.pairwise(losses))
     assert losses[-1] < losses[0] - 1e-4
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_factor_analysers_have_the_density_of_their_covariance(offset: float) -> None:
+    """Of all dimensions and of some, far from the origin too, with variances from 1e-4 on: torch's multivariate normal,
+    to 1e-6 nats; draws have its covariance."""
+    torch.manual_seed(0)
+    parts = FactorAnalysers(3, 7, 2, 0.0)
+    parts.loc.copy_(offset + torch.randn(3, 7))
+    parts.loadings.copy_(torch.randn(3, 7, 2))
+    parts.noise.copy_(torch.logspace(-4, 0, 7))
+    x = offset + torch.randn(50, 7, dtype=torch.float64)
+    seen = torch.tensor([True, False, True, True, False, True, False])
+    for k in range(3):
+        c = parts.covariance(k)
+        whole = torch.distributions.MultivariateNormal(parts.loc[k], c)
+        torch.testing.assert_close(parts.log_prob(x)[:, k], whole.log_prob(x), rtol=1e-9, atol=1e-6)
+        some = torch.distributions.MultivariateNormal(parts.loc[k, seen], c[seen][:, seen])
+        torch.testing.assert_close(parts.log_prob(x, seen)[:, k], some.log_prob(x[:, seen]), rtol=1e-9, atol=1e-6)
+        drawn = parts.sample(torch.full((20_000,), k))
+        error = 5 * (2 / 20_000) ** 0.5 * c.diagonal().max()
+        torch.testing.assert_close(drawn.T.cov(), c, rtol=0, atol=float(error))
+
+
+def test_factor_analysers_of_images_are_small_and_keep_few_numbers() -> None:
+    """What is stored is linear in the dimensions: a covariance of 784 would be 78 times as much."""
+    model = GaussianMixture(DataSpec((1, 28, 28)), GaussianMixtureConfig(components=4))
+    assert isinstance(model.components, FactorAnalysers)
+    stored = sum(value.numel() for value in model.components.state_dict().values())
+    assert stored == 4 * 784 * (8 + 2) + 1
+    assert model.components.free() == 4 * 784 * (8 + 2)
 
 
 def test_factor_analysers_reach_the_maximum_likelihood_of_scikit_learn() -> None:

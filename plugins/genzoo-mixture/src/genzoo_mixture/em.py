@@ -52,9 +52,7 @@ class EMLearner(Learner):
         x, y = train.batch(rows, generator)
         flat = x.flatten(1).to(self.model.device, torch.float64)
         labels = None if self.model.spec.classes is None or y is None else y.to(self.model.device)
-        begin = getattr(self.model.components, "begin", None)
-        if begin is not None:
-            begin(flat)
+        self.model.components.begin(flat)
         first = {name: value.clone() for name, value in self.model.state_dict().items()}
         best: tuple[float, dict[str, Tensor]] | None = None
         with seeded(derive_seed("k-means", self.settings.seed), self.model.device):
@@ -70,6 +68,7 @@ class EMLearner(Learner):
         """One start: k-means, then EM on the subset; its log-likelihood, nats an example."""
         k = self.model.components.count
         assigned = torch.nn.functional.one_hot(cluster(x, k), k).to(torch.float64)
+        self.model.components.start(x, assigned)
         self._maximise(self._add({}, x, labels, assigned), len(x))
         value = -torch.inf
         for _ in range(ROUNDS):

@@ -1,11 +1,6 @@
-"""Gaussian components (McLachlan and Peel 2000; factor analysers: Ghahramani and Hinton 1996, CRG-TR-96-1).
+"""Gaussian components (McLachlan and Peel 2000). Factor analysers, for many dimensions, are in `factors.py`.
 
-    full        C_k free                      diagonal    C_k = diag(v_k)
-    tied        C_k = C                       factors     C_k = W_k W_k^T + diag(v_k), W_k of rank r
-
-The M-step of all but the last is in closed form. For factor analysers, with S_k the scatter about the mean and
-B = W^T (W W^T + V)^-1, a round sets W <- S B^T (I - B W + B S B^T)^-1, V <- diag(S - W B S): an EM of its own, which
-never lowers the likelihood.
+full        C_k free                      diagonal    C_k = diag(v_k)                      tied        C_k = C
 """
 
 from __future__ import annotations
@@ -17,11 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genzoo_mixture.components import Components, Statistics
+from genzoo_mixture.components import Components, Statistics, least_variance, regressed
 
-Covariance = Literal["full", "diagonal", "tied", "factors"]
-ROUNDS = 3
-"""Rounds of the inner EM of factor analysers in an M-step."""
+Covariance = Literal["full", "diagonal", "tied"]
 
 
 class Gaussians(Components):
@@ -30,42 +23,33 @@ class Gaussians(Components):
     Args:
         count: K. dims: D.
         covariance: how the C_k are tied.
-        rank: r of factor analysers.
         ridge: least variance in units of the data's mean variance, added to the diagonal.
     """
 
     loc: Tensor
     factor: Tensor
-    loadings: Tensor
     noise: Tensor
     floor: Tensor
 
-    def __init__(self, count: int, dims: int, covariance: Covariance, rank: int, ridge: float) -> None:
+    def __init__(self, count: int, dims: int, covariance: Covariance, ridge: float) -> None:
         super().__init__()
         self.count, self.dims, self.covariance, self.ridge = count, dims, covariance, ridge
-        diagonal, factors = covariance == "diagonal", covariance == "factors"
+        diagonal = covariance == "diagonal"
         eye = torch.eye(dims, dtype=torch.float64)
-        kept = {"full": count, "factors": count, "tied": 1, "diagonal": 0}[covariance]
+        kept = {"full": count, "tied": 1, "diagonal": 0}[covariance]
         self.register_buffer("loc", torch.zeros(count, dims, dtype=torch.float64))
         self.register_buffer("factor", eye.repeat(kept, 1, 1))  # Cholesky factors of C_k
-        self.register_buffer("noise", torch.ones(count if diagonal or factors else 0, dims, dtype=torch.float64))
-        self.register_buffer("loadings", torch.zeros(count if factors else 0, dims, rank, dtype=torch.float64))
+        self.register_buffer("noise", torch.ones(count if diagonal else 0, dims, dtype=torch.float64))
         self.register_buffer("floor", torch.zeros((), dtype=torch.float64))
 
     def begin(self, x: Tensor) -> None:
-        """Take the least variance from the data's scale."""
-        scale = x.var(0, correction=0).mean().clamp(min=torch.finfo(torch.float32).tiny)
-        self.floor.copy_((self.ridge * scale).clamp(min=torch.finfo(torch.float32).tiny))
+        """See Components."""
+        self.floor.copy_(least_variance(x, self.ridge))
 
     def free(self) -> int:
         """See Components."""
         symmetric = self.dims * (self.dims + 1) // 2
-        spread = {
-            "full": self.count * symmetric,
-            "tied": symmetric,
-            "diagonal": self.noise.numel(),
-            "factors": self.loadings.numel() + self.noise.numel(),
-        }
+        spread = {"full": self.count * symmetric, "tied": symmetric, "diagonal": self.noise.numel()}
         return self.loc.numel() + spread[self.covariance]
 
     def covariances(self) -> Tensor:
@@ -119,28 +103,7 @@ class Gaussians(Components):
         self.loc.copy_(loc)
         for k in alive.nonzero()[:, 0].tolist():
             scatter = statistics["xx"][k] / n[k] - loc[k][:, None] * loc[k]
-            if self.covariance == "factors":
-                scatter = self._analysed(k, scatter)
             self.factor[k] = self._cholesky(scatter)
-
-    def _analysed(self, k: int, scatter: Tensor) -> Tensor:
-        """W_k and v_k after some rounds of EM on `scatter (D, D)`; gives W W^T + diag(v), less the floor."""
-        w, v = self.loadings[k], self.noise[k]
-        if not bool(w.any()):  # the first time: principal directions, as for probabilistic PCA
-            values, vectors = torch.linalg.eigh(scatter)
-            rank = w.shape[1]
-            rest = values[:-rank].mean() if rank < self.dims else values.new_zeros(())
-            w = vectors[:, -rank:] * (values[-rank:] - rest).clamp(min=0).sqrt()
-            v = (scatter - w @ w.T).diagonal().clamp(min=0) + self.floor
-        eye = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
-        for _ in range(ROUNDS):
-            whitened = w / v[:, None]  # B by the matrix inversion lemma: (I + W^T V^-1 W)^-1 W^T V^-1
-            b = torch.linalg.solve(eye + w.T @ whitened, whitened.T)
-            sb = scatter @ b.T
-            w = torch.linalg.solve(eye - b @ w + b @ sb, sb.T).T
-            v = (scatter - w @ b @ scatter).diagonal().clamp(min=0) + self.floor
-        self.loadings[k], self.noise[k] = w, v
-        return w @ w.T + (v - self.floor).diag()
 
     def _cholesky(self, covariance: Tensor) -> Tensor:
         """Of a covariance with the floor on its diagonal, which rounding may need more of."""
@@ -166,11 +129,5 @@ class Gaussians(Components):
 
     def sample_rest(self, x: Tensor, seen: Tensor, k: Tensor) -> Tensor:
         """See Components: a joint draw, moved by the regression of the rest on what is seen."""
-        drawn = self.sample(k)
         covariances = self.covariances()
-        for j in torch.unique(k).tolist():  # type: ignore[no-untyped-call]
-            rows = k == j
-            gap = (x[rows] - drawn[rows])[:, seen]
-            system = covariances[j][seen][:, seen]
-            drawn[rows] += torch.linalg.solve(system, gap.T).T @ covariances[j][seen]
-        return drawn
+        return regressed(self.sample(k), x, seen, k, lambda j: covariances[j])

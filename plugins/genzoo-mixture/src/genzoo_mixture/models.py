@@ -6,7 +6,7 @@ is exact: the components' weights given what is seen, then the chosen component'
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ from genzoo.likelihood import LogLikelihood
 from genzoo.spec import DataSpec
 from genzoo_mixture.components import Components
 from genzoo_mixture.em import EMLearner
+from genzoo_mixture.factors import FactorAnalysers
 from genzoo_mixture.gaussians import Covariance, Gaussians
 from genzoo_mixture.products import Bernoullis, Categoricals
 
@@ -38,7 +39,7 @@ class MixtureConfig(BaseConfig):
 class GaussianMixtureConfig(MixtureConfig):
     """As for MixtureConfig, with the covariances."""
 
-    covariance: Covariance | None = Field(
+    covariance: Covariance | Literal["factors"] | None = Field(
         None, description="full, diagonal, tied or factors; none: full up to 16 dimensions, factor analysers above"
     )
     rank: int = Field(8, ge=1, description="factors of a factor analyser")
@@ -137,9 +138,14 @@ class GaussianMixture(Mixture):
         config = config or GaussianMixtureConfig()
         if spec.levels is not None:
             raise CapabilityError("gmm takes real data; discrete data goes through dequantization=uniform")
-        kind: Covariance = config.covariance or ("full" if spec.dims <= 16 else "factors")
-        rank = min(config.rank, spec.dims)
-        super().__init__(spec, config, Gaussians(_count(spec, config), spec.dims, kind, rank, config.ridge))
+        kind = config.covariance or ("full" if spec.dims <= 16 else "factors")
+        count, ridge = _count(spec, config), config.ridge
+        made: Components
+        if kind == "factors":
+            made = FactorAnalysers(count, spec.dims, min(config.rank, spec.dims), ridge)
+        else:
+            made = Gaussians(count, spec.dims, kind, ridge)
+        super().__init__(spec, config, made)
 
 
 class BernoulliMixture(Mixture):
