@@ -91,6 +91,9 @@ def test_the_figures_in_the_text_are_those_of_the_receipts() -> None:
     assert f"{len(receipt('mutant_matrix')['mutants'])} wrong models" in text
     assert f"in {receipt('calibrate')['runs']:,} runs" in text
     assert receipt("calibrate")["alarms"] == 0
+    (path,) = (README.parent / "benchmarks/results/static/cells").glob("rbm-*/readings.json")
+    (bracket,) = json.loads(path.read_text())
+    assert f"indicative, is {bracket['nll_lower']:.1f} to {bracket['nll']:.1f} nats there" in text
     full = receipt("check_full")
     assert all(found["ok"] for found in full.values())
     quick, slowest = (
