@@ -45,6 +45,6 @@ def genzoo_models() -> list[ModelCard]:
             adapters={"real": {"standardize": True}},
             num_samples={"real": 2, "binary": 2, "discrete": 2},
             kind="weights",
-            checked={"width": 32, "blocks": 1, "grid": 200, "train_grid": 32, "distributions": 10, "chains": 200},
+            checked={"width": 32, "blocks": 1, "grid": 200, "train_grid": 64, "distributions": 10, "chains": 200},
         ),
     ]
