@@ -61,7 +61,7 @@ def _mnist(name: str, data: str, summary: str, paper: str) -> DatasetCard:
         paper=paper,
         data=data,
         event_shape=(1, 28, 28),
-        options={"labels": False},
+        options={"points": 50_000, "labels": False},
     )
 
 

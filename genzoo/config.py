@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -57,6 +57,9 @@ class AdapterConfig(Config):
     )
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class TrainSettings(Config):
     """How a learner trains. A model proposes its own by `default_training`; a plan's `[training]` overrides fields."""
 
@@ -68,6 +71,11 @@ class TrainSettings(Config):
     schedule: Literal["constant", "cosine"] = Field("cosine", description="learning rate after warm-up")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights that are evaluated; 0: none")
     clip: float | None = Field(10.0, gt=0, description="largest gradient norm; none: no clipping")
+    validations: tuple[Share, ...] = Field(
+        (0.1, 0.25, 0.5, 0.75, 1.0),
+        max_length=100,
+        description="shares of the training after which the model is validated; it always is at the end",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of initialisation, batches and noise")
 
     def learning_rate_at(self, progress: float) -> float:

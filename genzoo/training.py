@@ -18,7 +18,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genzoo.config import Budget
+from genzoo.config import Budget, TrainSettings
 from genzoo.errors import BudgetError, DataError, NumericsError, RunError
 from genzoo.interface import GenerativeModel, Learner
 from genzoo.liveness import Liveness
@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 TIMING_SHARE = 0.03
 """Part of a budget in seconds spent on timing steps."""
 WARM_UP_STEPS = 5
-VALIDATIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the training at which the model is validated."""
 VALIDATION_EFFORT = 4
 """Monte Carlo draws a validation point."""
 CHECKPOINT_SECONDS = 60.0
@@ -77,7 +75,6 @@ class Trainer:
         budget: steps, epochs or seconds.
         folder: where checkpoints go; None for none. An existing checkpoint there is continued.
         total_steps: replay a budget in seconds with the number of steps fixed by an earlier run.
-        validations: shares of the training at which the model is validated; it always is at the end.
         liveness: where steps and network calls are told of.
     """
 
@@ -89,7 +86,6 @@ class Trainer:
         *,
         folder: Path | None = None,
         total_steps: int | None = None,
-        validations: Sequence[float] = VALIDATIONS,
         liveness: Liveness | None = None,
     ) -> None:
         if min(len(data.train), len(data.valid)) == 0:
@@ -99,7 +95,6 @@ class Trainer:
         self.budget = budget
         self.folder = folder
         self.total = total_steps
-        self.validations = validations
         self.liveness = liveness
         self.seed = learner.settings.seed
         self.step = 0
@@ -129,7 +124,7 @@ class Trainer:
             self.total = self._plan()
             if self.folder is not None and self.budget.unit == "s":
                 self._save()  # from here on the number of steps is fixed, whatever happens
-        marks = {max(1, round(share * self.total)) for share in self.validations}
+        marks = {max(1, round(share * self.total)) for share in self.learner.settings.validations}
         every = max(1, self.total // LOSS_POINTS)
         saved = time.monotonic()
         while self.step < self.total and not self.learner.converged:
@@ -287,6 +282,8 @@ class Trainer:
     def _check_same(self, path: Path, state: Mapping[str, Any]) -> None:
         here = self._identity() | {"total": self.total}
         there = state.get("of", here) | {"total": state.get("total")}
+        if isinstance(there.get("settings"), dict):  # a key that came later had its default
+            there["settings"] = TrainSettings().model_dump(mode="json") | there["settings"]
         if self.total is None:  # nothing fixes it from outside
             here["total"] = there["total"]
         for key in here:

@@ -14,6 +14,7 @@ from genzoo import bench, registry
 from genzoo.building import Blueprint, declined
 from genzoo.cards import ModelCard
 from genzoo.cli import main
+from genzoo.config import Reference
 from genzoo.errors import CapabilityError, PluginError
 from genzoo.plan import EvaluationPlan, Plan
 from genzoo.report import render, terminal
@@ -167,5 +168,5 @@ def test_the_plan_of_ci_is_that_of_the_zoo() -> None:
     """The same models and data; a few steps instead of a minute."""
     zoo, ci = (Plan.read(Path(__file__).parent.parent / "benchmarks" / name) for name in ("zoo.toml", "zoo-ci.toml"))
     assert zoo.models == ci.models == ("all",)
-    assert zoo.datasets == ci.datasets
+    assert zoo.datasets == tuple(Reference.parse(each).name for each in ci.datasets)  # ci's may take fewer points
     assert (zoo.budget, ci.budget, ci.evaluation.points) == ("60s", "20steps", 16)

@@ -26,7 +26,7 @@ from genzoo.data import download, mnist
 from genzoo.data.digits import load_digits
 from genzoo.data.idx import parse_idx, read_bytes, read_idx
 from genzoo.data.splits import DynamicBinarySplit, TensorSplit
-from genzoo.errors import DataError
+from genzoo.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,27 @@ def test_labels_are_there_only_when_asked_for() -> None:
     assert (plain.name, labelled.name) == ("mnist", "mnist[labels=true]")
     assert (plain.protocol.target, labelled.protocol.target) == ("p(x)", "p(x given y)")
     assert plain.protocol.key != labelled.protocol.key
+
+
+@pytest.mark.usefixtures("load")
+@pytest.mark.parametrize("name", ["mnist", "mnist_binary", "mnist_binary_static"])
+def test_fewer_points_are_the_first_images_and_another_protocol(name: str) -> None:
+    load = getattr(mnist, f"load_{name}")
+    whole, some = load(labels=True), load(points=1000, labels=True)
+    indices = torch.arange(1000)
+    same = [d.train.batch(indices, torch.Generator().manual_seed(0)) for d in (whole, some)]
+    assert len(some.train) == 1000
+    if name != "mnist_binary_static":  # there the draw of the whole file is another than that of its first part
+        assert torch.equal(same[0].x, same[1].x)
+    assert torch.equal(same[0].y, same[1].y)
+    assert torch.equal(tensor(some.valid), tensor(whole.valid))
+    assert some.protocol.test_hash == whole.protocol.test_hash
+    assert some.protocol.dataset == f"{name}[points=1000,labels=true]"
+    assert some.protocol.split.startswith("first 1,000 ")
+    assert some.protocol.key != whole.protocol.key
+    for points in (9, 50_001):
+        with pytest.raises(ConfigError, match=f"from 10 to 50,000; got {points}"):
+            load(points=points)
 
 
 @pytest.mark.usefixtures("load")

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from genzoo.building import Blueprint, load_reference
 from genzoo.config import Budget, Reference, TrainSettings
-from genzoo.errors import BudgetError, DataError, NumericsError
+from genzoo.errors import BudgetError, DataError, NumericsError, RunError
 from genzoo.interface import GenerativeModel, ModelEstimator
 from genzoo.registry import load_registry
 from genzoo.spec import Dataset
-from genzoo.state import load_state
-from genzoo.training import VALIDATIONS, Trainer, evaluation_index, points_of, validation_bound
+from genzoo.state import load_state, save_state
+from genzoo.training import Trainer, evaluation_index, points_of, validation_bound
 
 MODELS = {
     "gaussian": "gaussian",
@@ -71,7 +71,7 @@ def equal(first: Weights, second: Weights) -> bool:
 
 def marks(total: int, until: int = 10**9) -> list[int]:
     """The steps, of `total`, at which the loop validates and writes a checkpoint."""
-    return [step for share in VALIDATIONS if (step := max(1, round(share * total))) <= until]
+    return [step for share in TrainSettings().validations if (step := max(1, round(share * total))) <= until]
 
 
 def told(trainer: Trainer) -> list[tuple[int, int | None, float, float | None]]:
@@ -96,6 +96,34 @@ def test_a_resumed_training_equals_an_uninterrupted_one(model: str, trainer: Any
     if model != "gaussian":
         assert second.curve[0].step == 1
         assert second.total == 20
+
+
+def test_validations_come_where_the_settings_say_and_at_the_end(trainer: Any) -> None:
+    def validated(**options: Any) -> list[int]:
+        made = trainer(MODELS["flow"], **options)
+        trained(made)
+        return [event.step for event in made.curve if event.nll is not None]
+
+    assert validated() == [2, 5, 10, 15, 20]
+    assert validated(validations=(0.3,)) == [6, 20]
+    assert validated(validations=()) == [20]
+
+
+def test_a_checkpoint_from_before_a_setting_goes_on_with_its_default(trainer: Any, tmp_path: Path) -> None:
+    """`validations` came later than the first checkpoints; one that was written with others is another training."""
+    stopped = trainer(MODELS["flow"], folder=tmp_path)
+    expected = trained(trainer(MODELS["flow"]))
+    for event in stopped.run():
+        if event.step >= 6:
+            break
+    paths = sorted(tmp_path.glob("checkpoint-*"))
+    for path in paths:
+        state = load_state(path)
+        del state["of"]["settings"]["validations"]
+        save_state(path, state)
+    assert equal(trained(trainer(MODELS["flow"], folder=tmp_path)), expected)
+    with pytest.raises(RunError, match="checkpoint of another training, with settings"):
+        trained(trainer(MODELS["flow"], folder=tmp_path, validations=(1.0,)))
 
 
 @pytest.mark.parametrize("model", [MODELS["gaussian"], MODELS["flow"]], ids=["gaussian", "flow"])

@@ -224,16 +224,17 @@ class ModelSubject(Subject):
             raise CheckSkipped(str(reason)) from None
 
     def settings(self, model: GenerativeModel) -> TrainSettings:
-        """The model's own, with the subject's seed."""
-        return TrainSettings.parse({**model.default_training().model_dump(), "seed": self.seed}, "kit")
+        """The model's own, with the subject's seed and one validation, at the end."""
+        own = model.default_training().model_dump()
+        return TrainSettings.parse({**own, "seed": self.seed, "validations": (1.0,)}, "kit")
 
     def trained(self, problem: str) -> Training:
-        """Trained for the level's steps, and validated at the last one alone; once."""
+        """Trained for the level's steps; once."""
         if problem not in self._trained:
             data = PROBLEMS[problem].load()
             raw = self.build(problem)
             learner = raw.learner(self.settings(raw))
-            trainer = Trainer(learner, data, Budget(self.level.steps, "steps"), validations=(1.0,))
+            trainer = Trainer(learner, data, Budget(self.level.steps, "steps"))
             for _ in trainer.run():
                 pass
             self._trained[problem] = Training(data, trainer.finish().eval(), self.build(problem), learner, raw)
