@@ -68,15 +68,15 @@ def test_a_conditional_depends_on_all_earlier_dimensions_and_on_no_other(name: s
         assert reached > (0.9 if name.startswith("made") else 0.999)
 
 
-def test_nade_follows_its_equations() -> None:
+@pytest.mark.parametrize("dims", [1, 2, 4, 5, 9, 12])
+def test_nade_follows_its_equations(dims: int) -> None:
+    """Whether or not the dimensions fill the blocks in which they are summed."""
     torch.manual_seed(0)
-    network = Shared(5, 1, 2, 0, 7)
-    x = torch.randn(3, 1, 5)
+    network = Shared(dims, 2, 2, 0, 7)
+    x = torch.randn(3, 2, dims)
     c = network.start(torch.ones(1, 1))[0]
-    for i in range(5):
-        hidden = torch.nn.functional.silu(
-            c + sum((x[:, 0, j, None] * network.into[j, 0] for j in range(i)), torch.zeros(3, 7))
-        )
+    for i in range(dims):
+        hidden = torch.nn.functional.silu(c + sum((x[:, :, j] @ network.into[j] for j in range(i)), torch.zeros(3, 7)))
         torch.testing.assert_close(network(x, torch.zeros(3, 0))[:, :, i], hidden @ network.out[i].T)
 
 

