@@ -1,4 +1,4 @@
-"""What `genzoo list` shows: cards as rows, as JSON and as text, and a model's config key by key."""
+"""What `genzoo list` shows: cards as rows, as JSON and as text, and a model's config or a plan file's key by key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from genzoo.cards import Card, ModelCard
 from genzoo.errors import PluginError
@@ -49,7 +49,15 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 }
 MATHS = "maths"
 CONFIGS = {"config": "config", "adapter_config": "adapters (read by genzoo, for every model)"}
+PLAN = "plan"
+PLAN_PARTS = {
+    "plan": "a plan file: keys of its own, and two tables",
+    "training": "[training]: a key overrides what models propose; these defaults are of models that propose nothing",
+    "evaluation": "[evaluation]",
+}
 BETTER = {True: "lower", False: "higher"}
+SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of"}
+MACHINE_WORD = 2**31
 
 
 def rows(registry: Registry, sort: str) -> list[Row]:
@@ -94,6 +102,22 @@ def config_rows(fields: Mapping[str, FieldInfo]) -> list[Row]:
     ]
 
 
+def plan_rows() -> dict[str, list[Row]]:
+    """What a plan file may hold, as `config_rows` of each part in `PLAN_PARTS`."""
+    from genzoo.config import Config, TrainSettings  # here: pydantic, as above
+    from genzoo.plan import EvaluationPlan, Plan
+
+    parts: dict[str, type[Config]] = {"plan": Plan, "training": TrainSettings, "evaluation": EvaluationPlan}
+    found = {name: config_rows(part.model_fields) for name, part in parts.items()}
+    found["plan"] = [entry for entry in found["plan"] if entry["key"] not in parts]  # these are the tables
+    return found
+
+
+def plan_text(parts: Mapping[str, list[Row]]) -> str:
+    """What `plan_rows` gives, as text."""
+    return "\n\n".join(_keys(PLAN_PARTS[name], entries) for name, entries in parts.items())
+
+
 def table(sort: str, entries: Sequence[Row], *, heading: bool = False) -> str:
     """Rows as aligned columns of printable text, under the name of the sort where `heading`."""
     columns = COLUMNS[sort]
@@ -113,9 +137,13 @@ def detail_text(entry: Row) -> str:
         blocks.append(f"{MATHS}\n{text}")
     for key, heading in CONFIGS.items():
         if key in entry:
-            lines = [["key", "type", "default", "reason"], *map(_config_line, entry[key])]
-            blocks.append(f"{heading}\n{align(lines)}" if entry[key] else f"{heading}: none")
+            blocks.append(_keys(heading, entry[key]))
     return "\n\n".join(blocks)
+
+
+def _keys(heading: str, entries: Sequence[Row]) -> str:
+    lines = [["key", "type", "default", "reason"], *map(_config_line, entries)]
+    return f"{heading}\n{align(lines)}" if entries else f"{heading}: none"
 
 
 def _config_line(field: Row) -> list[str]:
@@ -196,17 +224,27 @@ def _jsonable(value: Any) -> Any:
 
 def _field_type(field: FieldInfo) -> str:
     """`int, >= 1`, `linear | cosine`, `float | none`: the annotation and its limits."""
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of"}
-    limits = [
-        f"{signs[name]} {getattr(limit, name)}" for limit in field.metadata for name in signs if hasattr(limit, name)
-    ]
-    return ", ".join([_type_name(field.annotation), *limits])
+    return ", ".join([_type_name(field.annotation), *_limits(field.metadata)])
+
+
+def _limits(metadata: Sequence[Any]) -> list[str]:
+    """In words; those that only keep a number within a machine word are left out."""
+    found = []
+    for limit in metadata:
+        found += _limits(getattr(limit, "metadata", ()))  # of a field in an annotation
+        for name, sign in SIGNS.items():
+            value = getattr(limit, name, None)
+            if value is not None and abs(value) < MACHINE_WORD:
+                found.append(f"{sign} {value}")
+    return found
 
 
 def _type_name(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation is None or annotation is type(None):
         return "none"
+    if origin is Annotated:
+        return ", ".join([_type_name(inner[0]), *_limits(inner[1:])])
     if origin is Literal:
         return " | ".join(map(str, inner))
     if origin in (Union, types.UnionType):

@@ -20,9 +20,11 @@ from genzoo.builtin import KNOWN_PLUGINS
 from genzoo.cards import MetricCard
 from genzoo.cli import main
 from genzoo.cli.entry import COMMANDS
+from genzoo.config import TrainSettings
 from genzoo.errors import CapabilityError, NumericsError, PluginError, RunError
 from genzoo.hookspecs import hookimpl
 from genzoo.loading import Origin, Source
+from genzoo.plan import EvaluationPlan, Plan
 
 if TYPE_CHECKING:
     from conftest import Site
@@ -246,6 +248,23 @@ def test_every_model_of_the_zoo_leads_to_its_formula(capsys: Streams) -> None:
     assert main(["list", "models", "gan"]) == 0
     out = capsys.readouterr().out
     assert "\n    p(x) = integral of p(x given G(z)) N(z; 0, I) dz" in out
+
+
+def test_every_key_of_a_plan_file_is_listed(site: Site, capsys: Streams) -> None:
+    assert main(["list", "plan", "--json"]) == 0
+    parts = json.loads(capsys.readouterr().out)
+    keys = {name: {entry["key"] for entry in entries} for name, entries in parts.items()}
+    assert keys == {
+        "plan": {*Plan.model_fields} - {"training", "evaluation"},
+        "training": {*TrainSettings.model_fields},
+        "evaluation": {*EvaluationPlan.model_fields},
+    }
+    assert main(["list", "plan"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "budget str 30s 2000steps, 10epochs or 60s a cell" in lines
+    assert any(line.startswith("points int, >= 2 | none none test points") for line in lines)  # 2**63 is not said
+    assert any(line.startswith("validations tuple[float, > 0, <= 1, ...] 0.03, 0.1") for line in lines)
+    assert any(line.startswith("threads int, >= 1, <= 1024 1 ") for line in lines)
 
 
 def test_a_model_whose_target_is_not_there_is_an_error_with_the_cause(site: Site, capsys: Streams) -> None:

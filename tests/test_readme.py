@@ -23,7 +23,7 @@ def genzoo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def block(marker: str) -> str:
     """The code between a marker and its end."""
     found = re.search(
-        rf"<!-- {re.escape(marker)} -->\n```python\n(.*?)```\n<!-- /{re.escape(marker)} -->", TEXT, re.DOTALL
+        rf"<!-- {re.escape(marker)} -->\n```[a-z]+\n(.*?)```\n<!-- /{re.escape(marker)} -->", TEXT, re.DOTALL
     )
     assert found, f"README has no block {marker}"
     return found[1]
@@ -53,6 +53,14 @@ def test_the_plugin_of_the_readme_is_a_plugin(tmp_path: Path) -> None:
     assert rows[0]["kind"] == "exact"
     # independent Laplace distributions cannot fit two moons, nor beat them
     assert 0.5 < rows[0]["kl"] < 2.0
+
+
+def test_the_plan_of_the_readme_is_a_plan(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(block("plan:plan.toml"), encoding="utf-8")
+    done = genzoo("bench", "plan.toml", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3 * 3 * 3
+    assert "27 cells" in done.stderr
 
 
 def test_every_model_in_the_tables_is_installed(tmp_path: Path) -> None:

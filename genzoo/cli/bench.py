@@ -66,8 +66,8 @@ def command(
 ) -> int:
     """Train, evaluate and compare models on data sets.
 
-    Give a plan file, or models and data sets by flags; flags win over the plan. The same command goes on where an
-    interrupted run stopped. The report is written again as cells end.
+    Give a plan file (`genzoo list plan` says what it may hold), or models and data sets by flags; flags win over the
+    plan. The same command goes on where an interrupted run stopped. The report is written again as cells end.
 
     \b
     genzoo bench --models vae,flow,ddpm

@@ -11,18 +11,25 @@ from genzoo.registry import load_registry
 
 
 @click.command()
-@click.argument("what", required=False, metavar="[models|datasets|metrics]")
+@click.argument("what", required=False, metavar="[models|datasets|metrics|plan]")
 @click.argument("name", required=False)
 @plugin_option
 @json_option
 def command(what: str | None, name: str | None, plugin_files: tuple[str, ...], as_json: bool) -> None:
-    """Models, data sets and metrics that are installed.
+    """Models, data sets and metrics that are installed; `plan`: what a plan file may hold.
 
     With NAME: everything its card says, and for a model its formulas, the file that computes them, and each config key
     with its type, default and reason.
     """
-    if what is not None and what not in listing.SORTS:
-        raise UnknownNameError("sort of thing", what, listing.SORTS)
+    if what is not None and what not in (*listing.SORTS, listing.PLAN):
+        raise UnknownNameError("sort of thing", what, (*listing.SORTS, listing.PLAN))
+    if what == listing.PLAN:
+        parts = listing.plan_rows()
+        if as_json:
+            print_json(parts)
+        else:
+            click.echo(listing.plan_text(parts))
+        return
     registry = load_registry(plugin_files)
     warn_failures(registry)
     if what is not None and name is not None:
