@@ -79,6 +79,12 @@ def receipt(name: str) -> Any:
     return json.loads((README.parent / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def zoo(model: str, *datasets: str) -> list[Any]:
+    """The zoo's records of a model."""
+    cells = README.parent / "benchmarks" / "results" / "zoo" / "cells"
+    return [json.loads(path.read_text()) for data in datasets for path in cells.glob(f"{model}-{data}-0-*/record.json")]
+
+
 def test_the_figures_in_the_text_are_those_of_the_receipts() -> None:
     """What the prose says beside the tables is rounded from committed receipts, and nothing else."""
     text = " ".join(TEXT.split())
@@ -102,6 +108,12 @@ def test_the_figures_in_the_text_are_those_of_the_receipts() -> None:
     (path,) = (README.parent / "benchmarks/results/static/cells").glob("rbm-*/readings.json")
     (bracket,) = json.loads(path.read_text())
     assert f"indicative, is {bracket['nll_lower']:.1f} to {bracket['nll']:.1f} nats there" in text
+    ddim = [cell["metrics"]["c2st"]["value"] for cell in zoo("ddim", "moons", "8gaussians")]
+    assert {f"in {100 * share:.0f} % of cases on both" for share in ddim} == {"in 49 % of cases on both"}
+    assert "in 49 % of cases on both" in text
+    (gmm,) = zoo("gmm", "8gaussians")
+    assert f"KL on 8gaussians is {gmm['kl_quadrature']:.5f}, about what {gmm['parameters']} fitted parameters" in text
+    assert gmm["kl_quadrature"] == pytest.approx(gmm["parameters"] / 200_000, rel=0.05)
     full = receipt("check_full")
     assert all(found["ok"] for found in full.values())
     quick, slowest = (
