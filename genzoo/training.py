@@ -1,7 +1,8 @@
 """The training loop: one loop for every learner, yielding small records.
 
-A budget in seconds counts training alone. Before the first step the loop times some steps on a copy of the state, which
-it then throws away, fixes the number of steps, and writes it down: from there on training is a function of the seed.
+A budget in seconds counts the learner's start and its steps, not validation. Before the first step the loop times some
+on a copy of the state, which it then throws away, fixes the number of steps, and writes it down: from there on training
+is a function of the seed.
 
 The loop owns the seeds, the order of the examples, validation, selection and checkpoints:
     - batches are consecutive parts of seeded permutations; the last, smaller part of an epoch is left out;
@@ -54,7 +55,7 @@ class Event:
 
     Attributes:
         step, total: steps done and planned.
-        seconds: training time so far, without validation and checkpoints.
+        seconds: training time so far, the learner's start counted, without validation and checkpoints.
         loss: mean training loss since the last event.
         nll: minus the validation bound, nats, where this event validated (inf where the bound is -inf).
     """
@@ -118,8 +119,10 @@ class Trainer:
             RunError: the checkpoints in the folder are of another training.
         """
         if not self._resume():
+            start = time.perf_counter()
             with _forked(self), self._listening():
                 self.learner.start(self.data.train)
+            self.seconds = time.perf_counter() - start
         if self.total is None:
             self.total = self._plan()
             if self.folder is not None and self.budget.unit == "s":
@@ -175,7 +178,8 @@ class Trainer:
         return metrics["loss"].detach().to(torch.float64)
 
     def _plan(self) -> int:
-        """The number of steps that the budget means; for seconds, by timing a copy that is thrown away."""
+        """The number of steps that the budget means; for seconds, by timing a copy that is thrown away. A start that
+        took them all, such as an EM's from several k-means, is followed by one step."""
         if self.budget.unit == "steps":
             return int(self.budget.amount)
         if self.budget.unit == "epochs":
@@ -192,11 +196,11 @@ class Trainer:
             self._rng = kept[1]
             self._noise.set_state(kept[2])
             self.step = 0
-        self.seconds = time.perf_counter() - start
-        total = math.floor((self.budget.amount - self.seconds) / each)
-        if total < 1:
+        timing = time.perf_counter() - start
+        if self.budget.amount - timing < each:
             raise BudgetError(f"a budget of {self.budget} holds no step: one takes {each:.3g}s here")
-        return total
+        self.seconds += timing
+        return max(1, math.floor((self.budget.amount - self.seconds) / each))
 
     def _time_a_step(self) -> float:
         """Seconds a step, after the warm-up where the budget lasts that long."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,32 @@ def test_an_epoch_shows_every_example_once(trainer: Any) -> None:
 def test_a_budget_that_holds_no_step(trainer: Any) -> None:
     with pytest.raises(BudgetError, match="a budget of 1e-06s holds no step: one takes"):
         list(trainer("brittle", "0.000001s").run())
+
+
+def test_what_a_learner_does_at_its_start_counts_in_a_budget_in_seconds(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "_time_a_step", lambda self: 0.01)
+
+    def run(budget: str, start: float) -> Trainer:
+        made = trainer("brittle", budget)
+        first = made.learner.start
+
+        def slow(train: Any) -> None:
+            first(train)
+            time.sleep(start)
+
+        made.learner.start = slow
+        list(made.run())
+        return made  # type: ignore[no-any-return]
+
+    half = run("1s", 0.5)
+    assert half.curve[0].seconds > 0.5
+    assert half.total is not None
+    assert 1 < half.total <= 50
+    assert run("1s", 0.0).total > half.total  # type: ignore[operator]
+    assert run("0.2s", 0.5).total == 1
+    assert run("3steps", 0.1).total == 3
 
 
 def test_empty_splits(trainer: Any, data: Dataset) -> None:
