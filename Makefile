@@ -57,7 +57,7 @@ lint: $(STAMP)
 toys: $(STAMP)
 	$(BIN)/genzoo bench benchmarks/toys.toml -o benchmarks/results/toys --jobs 2 --clean
 mnist: $(STAMP)
-	$(BIN)/genzoo bench benchmarks/mnist-10min.toml -o benchmarks/results/mnist-10min --jobs 2 --clean
+	$(BIN)/genzoo bench benchmarks/mnist-10min.toml -o benchmarks/results/mnist-10min --jobs 1 --clean
 	$(BIN)/genzoo bench benchmarks/mnist-binary-2min.toml -o benchmarks/results/mnist-binary-2min --clean
 
 ## mutants: the kit's checks against models that are wrong (three minutes)

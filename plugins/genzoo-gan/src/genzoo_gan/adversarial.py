@@ -33,7 +33,7 @@ class AdversarialLearner(Learner):
         self.model = model
         self.settings = settings
         self._players = {"critic": self._player(model.critic), "generator": self._player(model.generator)}
-        self.every = model.config.critic_steps or {"gan": 1, "wgan": 3}[model.game]
+        self.every = model.critic_steps
         self._average = self._copy()
         self._steps = 0
 
@@ -81,13 +81,15 @@ class AdversarialLearner(Learner):
     def _critic_loss(self, x: Tensor, fake: Tensor, y: Tensor | None) -> Tensor:
         model = self.model
         real, made = model.judge(torch.cat([x, fake]), None if y is None else y.repeat(2)).chunk(2)
-        if model.game == "gan":
-            return (softplus(-real) + softplus(made)).mean()
-        share = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device)
-        between = (share * x + (1 - share) * fake).requires_grad_()
-        (slope,) = torch.autograd.grad(model.judge(between, y).sum(), between, create_graph=True)
-        penalty: Tensor = (slope.flatten(1).norm(dim=1) - 1).square()
-        return (made - real + model.penalty * penalty).mean()
+        gan = model.game == "gan"
+        loss = softplus(-real) + softplus(made) if gan else made - real
+        if model.penalty:
+            share = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device)
+            at = (x if gan else share * x + (1 - share) * fake).detach().requires_grad_()
+            (slope,) = torch.autograd.grad(model.judge(at, y).sum(), at, create_graph=True)
+            size = slope.flatten(1).norm(dim=1)
+            loss = loss + model.penalty * (0.5 * size.square() if gan else (size - 1).square())
+        return loss.mean()
 
     def _apply(self, loss: Tensor, player: str, rate: float) -> None:
         """One step of one player, whose gradient alone is taken; NumericsError where it is not finite."""

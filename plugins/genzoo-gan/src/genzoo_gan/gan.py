@@ -8,10 +8,11 @@ bound is of kind `weights`. Real data with two latents: importance sampling from
 `distributions` steps whose sizes are tuned with the noise: a GAN has no encoder, and draws of the prior alone lie tens
 of nats below. `ais`, ten times as many steps, tells how tight that is.
 
-    gan     D: -log D(x) - log(1 - D(G(z)));  G: -log D(G(z))         non-saturating, Goodfellow et al. 2014
+    gan     D: -log D(x) - log(1 - D(G(z))) + c/2 |d logit D(x)|^2;  G: -log D(G(z))
+            non-saturating, Goodfellow et al. 2014; the penalty lets the players settle, Mescheder et al. 2018
     wgan    D: D(G(z)) - D(x) + c (|d D| - 1)^2 between them;  G: -D(G(z))         Gulrajani et al. 2017
 
-Codes are played for as they are: the critic sees draws of codes, not G, and the gradient goes straight through.
+The critic sees draws with noise, of codes where the data is codes (the gradient goes straight through), and not G.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from genzoo_gan.networks import critic_for, generator_for
 from genzoo_gan.noise import DRAWS, LARGEST, ROUNDS, SMALLEST, best_log_noise
 from genzoo_gan.observation import observation_for
 
-PENALTY, PENALTY_IMAGES = 0.1, 10.0
-"""Weight of the gradient penalty (Gulrajani et al. 2017: for images section 4, for the plane their code)."""
+PENALTIES = {"gan": (0.3, 10.0), "wgan": (0.1, 10.0)}
+"""Weights of the gradient penalty, of vectors and of images (wgan: Gulrajani et al. 2017, code and section 4; gan: of
+images that of Mescheder et al. 2018)."""
 BANDS, LEAPFROG = 10, 2
 """Step sizes along the path, and leapfrog steps of a move."""
 PILOT, PILOT_CHAINS, PILOT_MOVES = 16, 2, 8
@@ -61,12 +63,22 @@ class GANConfig(Config):
     network: Literal["mlp", "conv"] = Field(
         "mlp", description="mlp: ten times the steps, and draws of the bound, that convolutions get on a CPU"
     )
-    critic_steps: int | None = Field(None, ge=1, description="steps of D for one of G; none: 1 for gan, 3 for wgan")
+    critic_steps: int | None = Field(
+        None, ge=1, description="steps of D for one of G; none: 1 for gan, 3 for wgan (2 in the plane)"
+    )
+    played_noise: float = Field(
+        0.1,
+        ge=0,
+        lt=LARGEST,
+        description="of real data, s that the critic sees around G, in units of its scale; 0: none",
+    )
     least_noise: float = Field(
         SMALLEST, gt=0, lt=LARGEST, description="smallest s that is tried for real data, in units of its scale"
     )
     penalty: float | None = Field(
-        None, ge=0, description="c, weight of the gradient penalty of wgan; none: 0.1 for vectors, 10 for images"
+        None,
+        ge=0,
+        description="c, weight of the gradient penalty; none: 10 for images; else 0.3 for gan, 0.1 for wgan",
     )
     critic_rate: float = Field(1.0, gt=0, description="learning rate of D over that of G")
     distributions: int = Field(100, ge=BANDS, description="steps of the annealing behind the bound")
@@ -87,8 +99,9 @@ class Adversarial(LatentJoint):
         classes = condition_width(spec)
         self.generator = generator_for(spec, self.latents + classes, c.width, c.network)
         self.critic = critic_for(spec, classes, c.width, c.network, free=self.game == "wgan")
-        self.observation = observation_for(spec, self.near, c.least_noise)
-        self.penalty = (PENALTY_IMAGES if image else PENALTY) if c.penalty is None else c.penalty
+        self.observation = observation_for(spec, self.near, c.played_noise, c.least_noise)
+        self.penalty = PENALTIES[self.game][image] if c.penalty is None else c.penalty
+        self.critic_steps = c.critic_steps or (1 if self.game == "gan" else 2 if self.near else 3)
         self.steps = StoredSteps(BANDS)
         self.rows = 1 << 14 if spec.dims <= 16 else 2048 if c.network == "mlp" else 512
 
@@ -233,11 +246,9 @@ class Adversarial(LatentJoint):
         return AdversarialLearner(self, settings)
 
     def default_training(self) -> TrainSettings:
-        """Adam with little momentum, as is usual in games. For vectors at a rate that does not fall: the players
-        circle, and the average over their circles is better than where they stop."""
-        if len(self.spec.event_shape) == 3:
-            return TrainSettings(learning_rate=5e-4, betas=(0.5, 0.9))
-        return TrainSettings(betas=(0.5, 0.9), schedule="constant")
+        """Adam with little momentum, as is usual in games."""
+        image = len(self.spec.event_shape) == 3
+        return TrainSettings(learning_rate=5e-4 if image else 1e-3, betas=(0.5, 0.9))
 
 
 class GAN(Adversarial):

@@ -8,6 +8,9 @@
 One s for all pixels is the ceiling of Wu et al. (2017, arXiv:1611.04273): a pixel that never changes pays for those
 that do. Here every pixel has its own, fitted to examples and to draws of z given them. A pixel's own residuals
 are joined by PSEUDO average ones, so that no pixel is surer than the examples can tell.
+
+The game is played with noise too: the critic sees draws, as `sample` gives them, and not G. Without it a critic tells a
+curve of the plane from points around it, and the game may collapse (Arjovsky and Bottou 2017, arXiv:1701.04862).
 """
 
 from __future__ import annotations
@@ -62,9 +65,9 @@ class Observation(nn.Module, ABC):
         """Data as the critic sees it, float32."""
         return x
 
+    @abstractmethod
     def played(self, generated: Tensor) -> Tensor:
         """What the critic sees of a generator, with gradient."""
-        return generated
 
     def location(self, x: Tensor) -> Tensor | None:
         """Where a generator should begin, `(D,)`; None for data whose mean is 0."""
@@ -75,7 +78,15 @@ class Observation(nn.Module, ABC):
 
 
 class Gaussian(Observation):
-    """Both of the real data's."""
+    """Both of the real data's; the game has noise of scale `played_noise`, whatever s is fitted later."""
+
+    def __init__(self, spec: DataSpec, start: float, each: bool, played_noise: float) -> None:
+        super().__init__(spec, [start], each)
+        self.played_noise = played_noise
+
+    def played(self, generated: Tensor) -> Tensor:
+        """See Observation."""
+        return generated + self.played_noise * torch.randn_like(generated) if self.played_noise else generated
 
     def log_prob(self, generated: Tensor, x: Tensor) -> Tensor:
         """See Observation."""
@@ -93,8 +104,8 @@ class Gaussian(Observation):
 class Isotropic(Gaussian):
     """One scale, which `genzoo_gan.noise` fits."""
 
-    def __init__(self, spec: DataSpec) -> None:
-        super().__init__(spec, [START[0]], each=False)
+    def __init__(self, spec: DataSpec, played_noise: float) -> None:
+        super().__init__(spec, START[0], each=False, played_noise=played_noise)
 
     def fit(self, generated: Tensor, x: Tensor) -> None:
         """See Observation."""
@@ -104,8 +115,8 @@ class Isotropic(Gaussian):
 class Diagonal(Gaussian):
     """A scale each dimension, at least `least`."""
 
-    def __init__(self, spec: DataSpec, least: float) -> None:
-        super().__init__(spec, [START[1]], each=True)
+    def __init__(self, spec: DataSpec, played_noise: float, least: float) -> None:
+        super().__init__(spec, START[1], each=True, played_noise=played_noise)
         self.least = least
 
     def fit(self, generated: Tensor, x: Tensor) -> None:
@@ -116,8 +127,8 @@ class Diagonal(Gaussian):
 
 
 class Codes(Observation):
-    """Cells of a logistic. The game is played with noise too, s half the distance of two codes or PLAYED, so that a
-    generator learns chances where the data has chances; the gradient is that of a mean that fades beyond the ends."""
+    """Cells of a logistic. In the game s is half the distance of two codes or PLAYED, so that a generator learns
+    chances where the data has chances; the gradient is that of a mean that fades beyond the ends."""
 
     def __init__(self, spec: DataSpec) -> None:
         assert spec.levels is not None
@@ -172,8 +183,8 @@ class Codes(Observation):
         return self.seen(x).flatten(1).mean(0)
 
 
-def observation_for(spec: DataSpec, isotropic: bool, least: float) -> Observation:
-    """What suits the data; `isotropic` and `least` are of real data."""
+def observation_for(spec: DataSpec, isotropic: bool, played_noise: float, least: float) -> Observation:
+    """What suits the data; all but `spec` are of real data."""
     if spec.levels is not None:
         return Codes(spec)
-    return Isotropic(spec) if isotropic else Diagonal(spec, least)
+    return Isotropic(spec, played_noise) if isotropic else Diagonal(spec, played_noise, least)
