@@ -268,6 +268,8 @@ def test_dry_run_says_the_cells_and_writes_nothing(
     out, err = capsys.readouterr()
     assert [line.rsplit("-", 1)[0] for line in out.splitlines()] == [f"gaussian-points.npz-{n}" for n in range(3)]
     assert "3 cells, 2 at a time, at most about 2.3 minutes" in err
+    assert run(*args, "--budget", "5steps", "--jobs", 2) == 0
+    assert "3 cells, 2 at a time, how long is not known (no limit in seconds), in" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

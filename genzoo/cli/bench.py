@@ -96,8 +96,12 @@ def command(
         for cell in trained:
             click.echo(plain(cell.name))
         seconds = bench.expected_seconds(plan, len(trained), workers)
-        about = "" if seconds is None else f", at most about {seconds / 60:.1f} minutes"
-        click.echo(f"{len(trained)} cells, {workers} at a time{about}, in {plain(folder)}", err=True)
+        about = (
+            "how long is not known (no limit in seconds)"
+            if seconds is None
+            else f"at most about {seconds / 60:.1f} minutes"
+        )
+        click.echo(f"{len(trained)} cells, {workers} at a time, {about}, in {plain(folder)}", err=True)
         return 0
     if note:
         warn(note)
