@@ -72,7 +72,7 @@ class TrainSettings(Config):
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights that are evaluated; 0: none")
     clip: float | None = Field(10.0, gt=0, description="largest gradient norm; none: no clipping")
     validations: tuple[Share, ...] = Field(
-        (0.03, 0.1, 0.25, 0.5, 0.75, 1.0),
+        (0.03, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0),
         max_length=100,
         description="shares of the training after which the model is validated; it always is at the end",
     )

@@ -263,7 +263,7 @@ def test_every_key_of_a_plan_file_is_listed(site: Site, capsys: Streams) -> None
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "budget str 30s 2000steps, 10epochs or 60s a cell" in lines
     assert any(line.startswith("points int, >= 2 | none none test points") for line in lines)  # 2**63 is not said
-    assert any(line.startswith("validations tuple[float, > 0, <= 1, ...] 0.03, 0.1") for line in lines)
+    assert any(line.startswith("validations tuple[float, > 0, <= 1, ...] 0.03, 0.06") for line in lines)
     assert any(line.startswith("threads int, >= 1, <= 1024 1 ") for line in lines)
 
 

@@ -105,7 +105,7 @@ def test_validations_come_where_the_settings_say_and_at_the_end(trainer: Any) ->
         trained(made)
         return [event.step for event in made.curve if event.nll is not None]
 
-    assert validated() == [1, 2, 5, 10, 15, 20]
+    assert validated() == [1, 2, 3, 5, 8, 12, 16, 20]
     assert validated(validations=(0.3,)) == [6, 20]
     assert validated(validations=()) == [20]
 
