@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,16 @@ def test_the_figures_in_the_text_are_those_of_the_receipts() -> None:
     (gmm,) = zoo("gmm", "8gaussians")
     assert f"KL on 8gaussians is {gmm['kl_quadrature']:.5f}, about what {gmm['parameters']} fitted parameters" in text
     assert gmm["kl_quadrature"] == pytest.approx(gmm["parameters"] / 200_000, rel=0.05)
+    recalled = tomllib.loads((README.parent / "genzoo/references/mnist_binary_static.toml").read_text())["rows"]
+    values = {row["model"]: row["value"] for row in recalled if row["tag"] == "R"}
+    said = [values[f"MADE, {name}"] for name in ("one layer", "two layers, 32 masks")]
+    said += [values["RBM"], values["mixture of 500 Bernoullis"]]
+    assert (
+        "MADE {:.2f} with one order and {:.2f} with 32, an RBM ~{:.2f}, a mixture of 500 Bernoullis {:.2f}".format(
+            *said
+        )
+        in text
+    )
     full = receipt("check_full")
     assert all(found["ok"] for found in full.values())
     quick, slowest = (

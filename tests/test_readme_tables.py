@@ -153,7 +153,7 @@ def test_ours_beside_published_values(script: Any, tmp_path: Path) -> None:
         "gaussian (ceiling)",
     ]
     assert names[10] == "softmax transformer"
-    own = "| flow | – | ≤ 1.1041 ± 0.0028 | iwae, K=64 | 10,000 test points, 600s of training on cpu | measured here |"
+    own = "| flow | – | ≤ 1.1041 ± 0.0028 | iwae, K=64 | 10,000 test points, a budget of 600s on cpu | measured here |"
     assert own in grey
     assert "| xz (ceiling) | – | ≤ 1.3922 | all test images in one stream, a byte a pixel, level 9 | – | comp" in grey
     families = [line.split(" | ")[1] for line in grey.splitlines() if line.startswith("| ")][10:]

@@ -444,6 +444,50 @@ def test_the_page_says_what_it_should(page: str) -> None:
     assert "<dt>torch</dt><dd>2.13.0</dd>" in page
 
 
+def test_more_models_than_colours_are_told_apart(tmp_path: Path) -> None:
+    """Twelve: each has its own name and stroke in the legend of the curves; dots of the frontier have numbers."""
+    names = [f"model{number:02d}" for number in range(12)]
+    for number, name in enumerate(names):
+        ends = np.array([3.0, 2.5, 2.4 + 0.01 * number])
+        curve = {"valid_nll": ends, "valid_step": np.arange(1.0, 4), "valid_seconds": np.arange(1.0, 4)}
+        save(tmp_path, name, "pair", "exact", plane(2.0, 0.5 + 0.01 * number, seed=number) | curve)
+    made = report.render([tmp_path], "html")
+    curves, frontier = (made[made.index(f"<h3>{title}") :] for title in ("Learning curves", "Bound against cost"))
+    entry = r'<i class="swatch (c\d v\d)"></i>([^<]*)</span>'
+    legend = re.findall(entry, curves[: curves.index("</p>")])
+    assert [label for _, label in legend] == names
+    assert len({look for look, _ in legend}) == 12
+    assert {look for look, _ in legend} == set(re.findall(r'<polyline class="line (c\d v\d)"', curves))
+    assert [label for _, label in re.findall(entry, frontier)][:12] == [
+        f"{n + 1} {name}" for n, name in enumerate(names)
+    ]
+    assert re.search(r'c0 v1[^>]*><title>model08</title></circle>\s*<text class="number"[^>]*>9</text>', frontier)
+    few = tmp_path / "few"
+    for name in names[:8]:
+        shutil.copytree(next((tmp_path / "cells").glob(f"{name}-*")), few / "cells" / name)
+    assert 'class="number"' not in report.render([few], "html")
+
+
+def test_each_run_of_several_is_made_again_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        save(tmp_path / name, name, "pair", "exact", plane(2.0, 0.5))
+    made = report.render([tmp_path / "first", tmp_path / "second"], "md")
+    assert re.findall(r"genzoo bench -m (\w+) .* -o (\S+)", made) == [
+        ("first", "runs/again-1"),
+        ("second", "runs/again-2"),
+    ]
+    assert "-o runs/again\n" in report.render([tmp_path / "first"], "md") + "\n"
+
+
+def test_what_was_skipped_has_not_failed(tmp_path: Path) -> None:
+    save(tmp_path, "flow", "pair", "exact", plane(2.0, 0.5))
+    error = {"type": "CapabilityError", "message": "rbm takes binary data"}
+    save(tmp_path, "rbm", "pair", None, None, status="skipped", error=error)
+    made = report.render([tmp_path], "html")
+    assert "Failed cells" not in made
+    assert "rbm takes binary data" in made
+
+
 def test_names_cannot_inject(run: Path, page: str) -> None:
     assert page.count("<script") == page.count("</script>") == 2  # the page's own
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page

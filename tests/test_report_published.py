@@ -70,7 +70,7 @@ def test_ours_stand_first_and_the_rest_is_marked(grey: Path) -> None:
     ours, theirs = made.rows[:2], made.rows[2:]
     assert [row.cells[0] for row in ours] == ["flow", "vae"]
     assert {row.cells[5] for row in ours} == {"measured here"}
-    assert ours[0].cells[2:5] == ("<= 1.1041 +- 0.0028", "iwae, K=10", "10,000 test points, 600s of training on cpu")
+    assert ours[0].cells[2:5] == ("<= 1.1041 +- 0.0028", "iwae, K=10", "10,000 test points, a budget of 600s on cpu")
     found = kept("mnist")
     assert found is not None
     assert [row.cells[0] for row in theirs] == [row.model for row in found.rows]

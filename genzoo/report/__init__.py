@@ -15,7 +15,7 @@ from genzoo.report.collect import Group, collect
 from genzoo.report.details import details
 from genzoo.report.matrix import matrix, of_groups
 from genzoo.report.numbers import typeset
-from genzoo.report.origins import cells, command, provenance
+from genzoo.report.origins import cells, commands, provenance
 from genzoo.report.pairs import pair_rows, pair_table
 from genzoo.report.table import Table, entries_in_order, protocol_line, results
 from genzoo.report.units import NATS
@@ -167,9 +167,9 @@ def _origins(groups: Sequence[Group], runs: Sequence[Path], form: Callable[[Tabl
     entries = [entry for group in groups for entry in entries_in_order(group)]
     records = [entry.record for entry in entries]
     stored = [entry.folder.record for entry in entries]  # without the run that a label may name
-    commands = list(dict.fromkeys(plain(command(run, stored)) for run in runs))
+    again = commands(runs, stored)
     facts = [f"{key}: {value}" for key, value in provenance(records)]
     if not headings:
-        return ["\n".join(f"% {line}" for line in [*commands, *facts])]
+        return ["\n".join(f"% {line}" for line in [*again, *facts])]
     listed = "\n".join(f"- {formats.escape_markdown(fact)}" for fact in facts)
-    return ["## Provenance", *map(formats.quote_markdown, commands), listed, form(cells(entries))]
+    return ["## Provenance", *map(formats.quote_markdown, again), listed, form(cells(entries))]

@@ -40,8 +40,8 @@ def curves(group: Group, colours: dict[str, int]) -> Curves | None:
         alt = f"validation bound in nats against {label} on {plain(group.dataset)}{_ends(entries)}"
         charts.append(figures.chart(drawn, floor, label, alt))
     made = [chart for chart in charts if chart is not None]
-    labels = {colours[entry.record.label]: entry.record.label for entry in entries}
-    return Curves(made, sorted(labels.items(), key=lambda item: item[1]), words) if made else None
+    labels = sorted({entry.record.label for entry in entries})
+    return Curves(made, [(colours[label], label) for label in labels], words) if made else None
 
 
 def _ends(entries: Sequence[Entry]) -> str:

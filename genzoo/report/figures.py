@@ -41,6 +41,8 @@ INK = (74, 134, 204)  # legible on white and on near-black
 CANVAS = 280
 SEPARATOR = 112  # between tiles: seen beside black and white
 MAX_SIDE, MAX_TILES, LEAST_TILES = 1024, 64, 4
+COLOURS = 8
+"""Of curves, in the style sheet."""
 SHEET, SHEETS = 2**16, 2**20  # pixels of a sheet of images, and of all sheets of a data set, colours counted
 SEEN = 512  # pixels that the longer side of a picture of samples has at least half of
 DASH = 5.0

@@ -18,11 +18,18 @@ from genzoo.text import plain
 AGAIN = "runs/again"  # another folder: in its own, a finished plan has nothing left to run
 
 
-def command(run: Path, records: Sequence[RunRecord]) -> str:
-    """What runs `run` again, into another folder."""
+def commands(runs: Sequence[Path], records: Sequence[RunRecord]) -> list[str]:
+    """What makes `runs` again, each into a folder of its own, in printable text."""
+    made = list(dict.fromkeys(_command(run, records) for run in runs))
+    folders = [AGAIN] if len(made) == 1 else [f"{AGAIN}-{number}" for number in range(1, len(made) + 1)]
+    return [plain(f"{line} -o {folder}") for line, folder in zip(made, folders, strict=True)]
+
+
+def _command(run: Path, records: Sequence[RunRecord]) -> str:
+    """What runs `run` again, but for the folder."""
     root = run if (run / "cells").is_dir() else run.parent.parent
     if (root / "plan.toml").exists():
-        return shlex.join(["genzoo", "bench", str(root / "plan.toml"), "-o", AGAIN])
+        return shlex.join(["genzoo", "bench", str(root / "plan.toml")])
     names = {record.cell for record in records}
     own = [record for record in records if record.cell in names & {path.name for path in (root / "cells").glob("*")}]
     models, data, budgets = (
@@ -30,7 +37,7 @@ def command(run: Path, records: Sequence[RunRecord]) -> str:
     )
     seeds = max(record.seed for record in own or records) + 1
     parts = ["genzoo", "bench", "-m", ",".join(models), "-d", ",".join(data), "--seeds", str(seeds)]
-    return shlex.join([*parts, *(["--budget", budgets[0]] if len(budgets) == 1 and budgets[0] else []), "-o", AGAIN])
+    return shlex.join([*parts, *(["--budget", budgets[0]] if len(budgets) == 1 and budgets[0] else [])])
 
 
 def unrun(run: Path) -> int:

@@ -21,18 +21,19 @@ from markupsafe import Markup
 from genzoo.report import change_tables, embedded, figures
 from genzoo.report.changes import Comparison, comparisons
 from genzoo.report.collect import collect
-from genzoo.report.figures import Image
+from genzoo.report.figures import COLOURS, Image
 from genzoo.report.grids import Grid, Text, grid
 from genzoo.report.leagues import Match
 from genzoo.report.matrix import matrix, of_groups
 from genzoo.report.numbers import typeset
-from genzoo.report.origins import cells, command, provenance, unrun
+from genzoo.report.origins import cells, commands, provenance, unrun
 from genzoo.report.ratio import ratio_bar
 from genzoo.report.sections import Section, section
 from genzoo.report.table import entries_in_order
 from genzoo.text import plain
 
-COLOURS = 8
+LOOKS = 4 * COLOURS
+"""Ways in which models are told apart: each colour whole, dashed, dotted, and both."""
 POLICY = (
     "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
 )
@@ -86,6 +87,7 @@ def page(runs: Sequence[Path], match: Match | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = lambda text: typeset(plain(text))
+    environment.filters["look"] = lambda number: f"c{number % COLOURS} v{number // COLOURS}"
     assert environment.loader is not None
     style, script = (environment.loader.get_source(environment, name)[0] for name in ("style.css", "page.js"))
     policy = POLICY.format(style=_digest(style), script=_digest(script))
@@ -98,7 +100,7 @@ def view(runs: Sequence[Path], match: Match | None = None) -> Page:
     """What the page shows, as data."""
     groups = collect(runs)
     labels = sorted({standing.label for group in groups for standing in group.standings})
-    colours = {label: number % COLOURS for number, label in enumerate(labels)}
+    colours = {label: number % LOOKS for number, label in enumerate(labels)}
     sections = [section(group, number, colours, groups, match) for number, group in enumerate(groups, start=1)]
     entries = [entry for group in groups for entry in entries_in_order(group)]
     records, stored = [entry.record for entry in entries], [entry.folder.record for entry in entries]
@@ -118,7 +120,7 @@ def view(runs: Sequence[Path], match: Match | None = None) -> Page:
         remarks=remarks,
         bar=figures.colour_bar() if mapped else None,
         ratio_bar=ratio_bar() if any(each.pictures and each.pictures.reach for each in sections) else None,
-        commands=list(dict.fromkeys(plain(command(run, stored)) for run in runs)),
+        commands=commands(runs, stored),
         provenance=provenance(records),
         cells=grid(lambda _: cells(entries)),
         records=Markup(embedded.data(records)),

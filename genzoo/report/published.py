@@ -116,7 +116,7 @@ def _ours(standing: Standing, units: list[Unit], group: Group) -> tuple[str, ...
     how = estimator if record.kind == "exact" or draws in (None, 1) else f"{estimator}, K={draws}"
     points = said.get("points")
     part = f"{count(points)} {group.split} points" if points is not None else f"{group.split} split"
-    budget = f", {plain(record.budget, 20)} of training on {plain(record.device, NAME_LIMIT)}" if record.budget else ""
+    budget = f", a budget of {plain(record.budget, 20)} on {plain(record.device, NAME_LIMIT)}" if record.budget else ""
     family = plain(record.family, NAME_LIMIT) or NONE
     numbers = [bound(in_unit(record, unit)) for unit in units]
     return plain(standing.label, NAME_LIMIT), family, *numbers, how, part + budget, OURS, NONE

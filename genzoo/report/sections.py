@@ -10,6 +10,7 @@ from genzoo.report import anatomy, bands, frontier, tightness
 from genzoo.report.collect import Entry, Group
 from genzoo.report.curves import Curves, curves
 from genzoo.report.details import PAIRS, details
+from genzoo.report.figures import COLOURS
 from genzoo.report.grids import Grid, Text, grid, in_units
 from genzoo.report.leagues import Match
 from genzoo.report.pictures import Pictures, pictures
@@ -22,7 +23,7 @@ from genzoo.text import plain
 
 @dataclass(frozen=True)
 class Failure:
-    """A failed or skipped cell, and its traceback if it has one."""
+    """A cell that failed, and its traceback if it has one; why others were skipped stands under the matrix."""
 
     sentence: str
     traceback: list[str]
@@ -46,6 +47,7 @@ class Section:
     frontier: list[frontier.Chart]
     bands: bands.Bands | None
     models: list[tuple[int, str]]
+    numbered: bool
     details: list[tuple[str, Grid]]
     opened: str
     failures: list[Failure]
@@ -82,9 +84,10 @@ def section(
         frontier=drawn_frontier,
         bands=bands.drawing(group, colours),
         models=sorted(models, key=lambda item: item[1]),
+        numbered=any(colour >= COLOURS for colour, _ in models),
         details=[(name, made) for name, make in details(group, match) if (made := grid(make)) is not None],
         opened=PAIRS if len(group.ranked) <= OPENED else "",
-        failures=[_failure(entry) for entry in group.failed],
+        failures=[_failure(entry) for entry in group.failed if entry.record.status != "skipped"],
     )
 
 
