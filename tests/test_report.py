@@ -486,6 +486,8 @@ def test_what_was_skipped_has_not_failed(tmp_path: Path) -> None:
     made = report.render([tmp_path], "html")
     assert "Failed cells" not in made
     assert "rbm takes binary data" in made
+    assert '<tr class="skipped"' in made
+    assert '<tr class="failed"' not in made
 
 
 def test_names_cannot_inject(run: Path, page: str) -> None:

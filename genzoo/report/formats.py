@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 GAP = 2
 FORMULA = frozenset("=+-@")
 """What a spreadsheet would run a cell of CSV for."""
-STYLES = {"model": "", "seed": "dim", "reading": "dim", "failed": "red"}
+STYLES = {"model": "", "seed": "dim", "reading": "dim", "failed": "red", "skipped": "dim"}
 MARKDOWN = re.compile(r"[\\`*_\[\]<>|~&$]")
 TEX = {
     "<=": r"$\le$",

@@ -18,7 +18,9 @@ from genzoo.report.numbers import NONE, bits, bound, brief, count, decimals, div
 from genzoo.report.units import NATS, Unit, in_unit
 from genzoo.text import plain
 
-Role = Literal["model", "seed", "reading", "failed"]
+ENDS = ("failed", "skipped")
+"""Roles of cells without a number."""
+Role = Literal["model", "seed", "reading", "failed", "skipped"]
 READINGS = "Every bound of each model"
 NAME_LIMIT, REASON_LIMIT = 80, 300
 # A window may miss mass of a wide model, so less than one is no fault; the excess is that of the grid's quadrature.
@@ -36,7 +38,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells in the order of the columns. `role`: a model, one of its seeds, a later reading, a failed cell."""
+    """Cells in the order of the columns. `role`: a model, one of its seeds, a later reading, a cell without a number."""
 
     cells: tuple[str, ...]
     role: Role = "model"
@@ -72,8 +74,8 @@ class _Source:
 def results(group: Group, unit: Unit = NATS) -> Table:
     """The table of a group: rank, model, bound, errors, effort and cost, then failed cells and the notes."""
     sources = [source for standing in group.standings for source in _sources(standing)]
-    sources += [_Source(e.record, "failed", name=e.record.label, seed=str(e.record.seed)) for e in group.failed]
-    varied = len({source.record.budget for source in sources if source.role != "failed"}) > 1
+    sources += [_Source(e.record, _end(e.record), name=e.record.label, seed=str(e.record.seed)) for e in group.failed]
+    varied = len({source.record.budget for source in sources if source.role not in ENDS}) > 1
     columns = {c: make for c, make in RESULTS.items() if varied or c.title != "budget"}
     made = _table(columns, [dataclasses.replace(each, unit=unit) for each in sources], _notes(group, unit), header=1)
     titles = (dataclasses.replace(c, title=c.title.replace("nats", unit.name)) for c in made.columns)
@@ -125,6 +127,10 @@ def kl_matrix(groups: Sequence[Group]) -> Table:
             cells[standing.label] = "inf" if infinite else divergence(standing.summary) + bug
         rows.append(Row((_name(group.dataset), *(cells.get(label, NONE) for label in labels))))
     return Table((Column("data", text=True), *(Column(_name(label)) for label in labels)), tuple(rows))
+
+
+def _end(record: RunRecord) -> Role:
+    return "skipped" if record.status == "skipped" else "failed"
 
 
 def failures(group: Group) -> list[str]:
@@ -183,7 +189,7 @@ def _rate(source: _Source) -> str:
 
 
 def _bound(source: _Source) -> str:
-    return bound(source.shown) if source.role != "failed" else source.record.status
+    return bound(source.shown) if source.role not in ENDS else source.record.status
 
 
 RESULTS: dict[Column, Callable[[_Source], str]] = {
