@@ -38,7 +38,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells in the order of the columns. `role`: a model, one of its seeds, a later reading, a cell without a number."""
+    """Cells in the order of the columns. `role`: a model, its seed, a later reading, or a cell without a number."""
 
     cells: tuple[str, ...]
     role: Role = "model"

@@ -20,7 +20,9 @@ from genzoo_mixture.models import (
     Mixture,
     ProductMixtureConfig,
 )
+from genzoo_mixture.products import Bernoullis, Categoricals
 from sklearn import mixture
+from sklearn.naive_bayes import BernoulliNB, CategoricalNB
 from torch import Tensor
 
 from genzoo.config import TrainSettings
@@ -180,6 +182,24 @@ def test_products_sum_to_one_and_equal_direct_formulas() -> None:
     twin = CategoricalMixture(DataSpec((6,), 2), ProductMixtureConfig(components=3))
     trained(twin, x, 5)
     torch.testing.assert_close(twin.log_likelihood(binary).lower, bernoulli.log_likelihood(binary).lower)
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_a_round_with_known_classes_is_scikit_learns_naive_bayes(levels: int) -> None:
+    """With responsibilities of 0 and 1 the M-step is that of BernoulliNB or CategoricalNB, whose pseudo-counts are of
+    each level: log p(x, k) is theirs to 1e-6, and is not with another smoothing."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(levels, (300, 6), generator=generator).double()
+    k = torch.randint(3, (300,), generator=generator)
+    x[:, 0] = k % levels
+    responsibility = torch.nn.functional.one_hot(k, 3).double()
+    for smoothing, same in ((1.0, True), (1.5, False)):
+        components = Bernoullis(3, 6, smoothing) if levels == 2 else Categoricals(3, 6, levels, smoothing)
+        components.maximise(components.statistics(x, responsibility) | {"one_example": torch.tensor(1.0)})
+        joint = components.log_prob(x) + responsibility.mean(0).log()
+        oracle = BernoulliNB(alpha=0.5) if levels == 2 else CategoricalNB(alpha=1 / levels, min_categories=levels)
+        theirs = torch.from_numpy(oracle.fit(x.numpy(), k.numpy()).predict_joint_log_proba(x.numpy()))
+        assert torch.allclose(joint, theirs, rtol=0, atol=1e-6) == same
 
 
 def test_em_recovers_a_mixture_of_bernoullis() -> None:
