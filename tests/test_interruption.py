@@ -94,7 +94,7 @@ def test_a_bench_goes_on_after_every_signal(
     """Ctrl-C and SIGTERM: exit code 130 and one line; SIGKILL: the workers see it. None of them is left, what is
     finished is intact, the report can be made, and the end is what an untouched run gives."""
     go = tmp_path / "go"
-    plan = plan_of(("gaussian", f'brittle[wait_from=0.6,until="{go}"]'), tiny / "points.npz", device="cpu")
+    plan = plan_of(("gaussian", f'brittle[wait_from=0.7,until="{go}"]'), tiny / "points.npz", device="cpu")
     (tmp_path / "plan.toml").write_text(plan.to_toml())
     run = tmp_path / "run"
     command = ["bench", str(tmp_path / "plan.toml"), "--plugin", brittle[0], "-o", str(run), "--jobs", "1"]
@@ -107,7 +107,7 @@ def test_a_bench_goes_on_after_every_signal(
             [sys.executable, "-m", "genzoo", *command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         ended.callback(process.kill)
-        wait_until(lambda: last_progress(slow.folder).get("step", 0) >= 10 and (quick.folder / "record.json").exists())
+        wait_until(lambda: last_progress(slow.folder).get("step", 0) >= 12 and (quick.folder / "record.json").exists())
         workers = descendants(process.pid)
         assert workers
         process.send_signal(number)
@@ -121,14 +121,14 @@ def test_a_bench_goes_on_after_every_signal(
             assert f"genzoo: error: {words}" in err
             assert "Traceback" not in err
         assert not (slow.folder / "record.json").exists()
-        assert max(path.name for path in slow.folder.glob("checkpoint-*")) == "checkpoint-000000010.safetensors"
+        assert max(path.name for path in slow.folder.glob("checkpoint-*")) == "checkpoint-000000012.safetensors"
         kept = kept or {path: path.read_bytes() for path in quick.folder.iterdir()}
         assert {path: path.read_bytes() for path in quick.folder.iterdir()} == kept
         assert main(["report", str(run), "--format", "json", "-o", str(tmp_path / "rows.json")]) == 0
     go.touch()
     assert main(command) == 0
     told = map(json.loads, (slow.folder / "progress.jsonl").read_text().splitlines())
-    assert min(line["step"] for line in told if "step" in line) > 10  # the last two attempts began at the checkpoint
+    assert min(line["step"] for line in told if "step" in line) > 12  # the last two attempts began at the checkpoint
     bench.run(plan, tmp_path / "untouched", executor=inline, plugins=brittle)
     assert result(run) == result(tmp_path / "untouched")
 
@@ -142,7 +142,7 @@ def test_workers_that_hang_are_killed_and_their_cells_have_failed(
     models = (f'brittle[wait_from=0.6,until="{go}"]', f'brittle[wait_in_sample=true,until="{go}"]')
     plan = plan_of(models, tiny / "points.npz")
     states = bench.run(plan, tmp_path / "run", jobs=2, plugins=brittle, hang_seconds=10.0)
-    for state, where in zip(states, ("at step 10", "in sampling"), strict=True):
+    for state, where in zip(states, ("at step 12", "in sampling"), strict=True):
         assert state.record is not None
         assert state.record.error is not None
         assert (state.status, state.record.error["type"]) == ("failed", "WorkerHung")

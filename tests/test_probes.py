@@ -317,11 +317,11 @@ def test_resume_equals_uninterrupted(name: str, model: str, data: Callable[[], D
     list(whole.run())
     cut = trainer(tmp_path)
     for event in cut.run():
-        if event.step == 5:
+        if event.step == 6:
             break
     resumed = trainer(tmp_path)
     steps = [event.step for event in resumed.run()]
-    assert steps[0] == 6
+    assert steps[0] == 7
     expected = whole.finish().state_dict()
     got = resumed.finish().state_dict()
     assert expected.keys() == got.keys()

@@ -473,7 +473,7 @@ def test_a_cell_keeps_telling_its_last_validation(tiny: Path, tmp_path: Path, in
     lines = [json.loads(line) for line in (cell.path / "progress.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "step" in line]
     curve = dict(zip(cell.arrays()["valid_step"].tolist(), cell.arrays()["valid_nll"].tolist(), strict=True))
-    assert len(curve) == 5
+    assert len(curve) == 9
     for line in steps:
         last = max((step for step in curve if step <= line["step"]), default=None)
         assert (line["nll_step"], line["nll"]) == (last, None if last is None else curve[last])
